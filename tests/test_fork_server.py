@@ -1,4 +1,4 @@
-"""A process that the tests fork prints and ends as the one that users start."""
+"""A process that the tests fork prints the same, and ends in the same way, as a process that users start."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMMANDS: Final = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_process_that_is_forked_does_what_a_started_one_does(tmp_path: Path, name: str) -> None:
-    """In what it prints, to which stream, and how it ends; in its own directory and environment."""
+    """A forked process has the output, errors and exit status of one started in the same directory and environment."""
     (tmp_path / "state.py").write_text(STATE)
     environ = os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_INPUT": "none.json", "ROLLING_REDIS_URL": CLOSED}
     environ |= {"TZ": "Asia/Tokyo"} | ({"PYTHONUNBUFFERED": "1"} if name == "unbuffered" else {})
@@ -63,7 +63,11 @@ def test_a_process_that_is_forked_does_what_a_started_one_does(tmp_path: Path, n
 
 
 def test_what_reads_its_environment_early_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that a library or Python may read at its start, another Python, a pool that patches the library."""
+    """A process is started, not forked, if something is read at its start that a fork cannot change.
+
+    This is a variable that a library or Python may read at its start, another Python, or a pool that patches the
+    standard library.
+    """
     command = command_line("status")
     assert can_fork(command, os.environ | {"ROLLING_INPUT": "x"})
     for other in ({"PYTHONHASHSEED": "1"}, {"OTEL_SDK_DISABLED": "true"}, {"LANG": "C.other"}):
@@ -76,12 +80,12 @@ def test_what_reads_its_environment_early_is_started(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.no_fork
 def test_a_marked_test_starts_its_processes() -> None:
-    """As users do."""
+    """In a test marked `no_fork`, no process is forked: all are started, as users start them."""
     assert not can_fork(command_line("status"), os.environ)
 
 
 def test_a_forked_process_can_be_signalled_and_waited_for(tmp_path: Path) -> None:
-    """With the exit status of the signal; it leads its own session."""
+    """A forked process leads its own session; after SIGTERM, `wait` and `poll` return the status of that signal."""
     with (tmp_path / "log").open("wb") as log:
         process = spawn([sys.executable, "-c", "import time; time.sleep(60)"], os.environ, tmp_path, log)
     assert process.poll() is None
@@ -90,11 +94,11 @@ def test_a_forked_process_can_be_signalled_and_waited_for(tmp_path: Path) -> Non
         process.wait(0.01)
     process.terminate()
     assert process.wait(20) == process.poll() == -signal.SIGTERM
-    process.kill()  # of what has ended is nothing
+    process.kill()  # has no effect on a process that has ended
 
 
 def test_a_forked_process_ends_with_the_one_that_asked_for_it(tmp_path: Path) -> None:
-    """Killed, that cannot end it itself."""
+    """A forked process ends with the process that requested it, even if that is killed and cannot end it."""
     program = f"""
 import os, sys, time
 from tests.support.fork_server import spawn
@@ -114,7 +118,7 @@ time.sleep(60)
 
 
 def test_a_stack_forks_behind_a_change_of_directory(tmp_path: Path) -> None:
-    """And reads what the process prints, line by line as it comes."""
+    """A stack forks a process behind `env -C DIRECTORY` too, and reads its lines as soon as they are printed."""
     lines: list[Any] = []
     program = "import os, time; print(os.getcwd()); time.sleep(60)"
     with ForkingStack(lambda *line: lines.append(line), tmp_path) as stack:

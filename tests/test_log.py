@@ -1,4 +1,4 @@
-"""The log lines of the package: their text, their attributes, and what Sentry groups them by."""
+"""The log lines of the package: their text, their attributes, and the template by which Sentry groups them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from optimizer.log import JsonFormatter, SourceLog, TextFormatter, error_line, l
 from optimizer.models import Report, Stats
 
 PACKAGE: Final = Path(__file__).parent.parent / "optimizer"
-# Lines about no source: a process as a whole, a message of the broker, a variable, or an error that names its source.
+# The number of calls in each module that name no source. They are about a process as a whole, a message of the broker,
+# a variable, or an error that names its source.
 WITHOUT_SOURCE: Final = {
     "celery/broker.py": 1,
     "celery/consumer.py": 1,
@@ -38,7 +39,7 @@ def _every_level(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_line_names_its_source_and_its_error(caplog: pytest.LogCaptureFixture) -> None:
-    """In its text and as attributes; what does not apply is not there."""
+    """A line names its source and its error in its text and in its attributes; what does not apply has no attribute."""
     log.warning("%s of %s stay", 2, "sets", source="brain", version=7, error=SourceTorn("cut at 50 %s"))
     log.info("Redis is back")
 
@@ -49,7 +50,10 @@ def test_a_line_names_its_source_and_its_error(caplog: pytest.LogCaptureFixture)
 
 
 def test_lines_have_one_template_for_each_kind_of_error(caplog: pytest.LogCaptureFixture) -> None:
-    """Sentry groups by the template: neither paths nor sources make another issue, another kind of error does."""
+    """Errors of one kind have the same template whatever their path and source; another kind has another template.
+
+    Sentry groups by the template: a path or a source makes no new issue, and another kind of error does.
+    """
     errors = [SourceMissing("/a not found"), SourceMissing("/b not found"), SourceTorn("/a")]
     for error, source in zip(errors, "abc", strict=True):
         log.run_failed(source, error)
@@ -62,7 +66,10 @@ def test_lines_have_one_template_for_each_kind_of_error(caplog: pytest.LogCaptur
 
 
 def test_a_failed_run_is_json_with_the_name_of_the_error(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever its message holds; without a source where that was never known."""
+    """A failed run is logged as JSON with the error's name, whatever characters its message contains.
+
+    If the source was never known, it is null in the JSON, and the record has no such attribute.
+    """
     log.run_failed("brain", SourceTorn('"a"\n% d'))
     log.run_failed(None, SourceTorn(""))
 
@@ -81,7 +88,10 @@ def test_a_failed_run_is_json_with_the_name_of_the_error(caplog: pytest.LogCaptu
 
 
 def test_a_run_is_one_line_with_its_stats(caplog: pytest.LogCaptureFixture) -> None:
-    """A scan with all of them, in the text as JSON too; an unchanged or skipped run with version or reason."""
+    """A scan is logged with all its stats, in the text as JSON and as attributes.
+
+    An unchanged run is logged with its version, and a skipped run with its reason.
+    """
     log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3, engine="native")))
     log.run_ended(Report("unchanged", "brain", "", version=7))
     log.run_ended(Report("skipped", "brain", "", reason="tick_taken"))
@@ -97,7 +107,10 @@ def test_a_run_is_one_line_with_its_stats(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_a_run_tells_how_fresh_its_input_was(caplog: pytest.LogCaptureFixture) -> None:
-    """As attributes, and of a scan in the text too, where it is known."""
+    """A run's record has the age of its input and the time until it was published as attributes, if they are known.
+
+    The text of a scan has them too.
+    """
     log.run_ended(Report("success", "brain", "", stats=Stats(), input_age_s=12.5, published_after_s=2.1))
     log.run_ended(Report("success", "brain", "", stats=Stats()))
     log.run_ended(Report("unchanged", "brain", "", version=7, input_age_s=42.0))
@@ -112,7 +125,7 @@ def test_a_run_tells_how_fresh_its_input_was(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_record_is_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """File and function are the caller's, not the helper's."""
+    """A record names the file and the function of the caller, not of the helper; only `exception` adds a traceback."""
     log.error("a")
     log.run_failed("brain", SourceTorn(""))
     log.run_ended(Report("success", "brain", "", stats=Stats()))
@@ -128,7 +141,10 @@ def test_a_record_is_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_records_of_a_run_have_its_id(caplog: pytest.LogCaptureFixture) -> None:
-    """A block within a block keeps the id, unless it has one of its own; without one a new id is made."""
+    """Records within `logged_run` have its id; without an id it makes a new one, and outside of it records have none.
+
+    A block within a block keeps the id, unless it has one of its own.
+    """
     with logged_run("7"):
         log.info("a")
         with logged_run():
@@ -147,7 +163,7 @@ def test_records_of_a_run_have_its_id(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_line_of_text_has_the_id_of_its_run(caplog: pytest.LogCaptureFixture) -> None:
-    """Before the message, once for each formatter; the record stays as it is."""
+    """A line of text has the run's id before the message, once, and formatting leaves the record as it is."""
     formatter = TextFormatter("%(levelname)s %(message)s")
     log.info("no run of %s", "brain")
     with logged_run("7"):
@@ -159,7 +175,10 @@ def test_a_line_of_text_has_the_id_of_its_run(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_message_of_ours_is_one_line_without_commands_for_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
-    """A file may be named like a line of the log; its traceback, and what other programs log, stay as they are."""
+    """A message of the package is escaped to one line without terminal commands.
+
+    A file may be named like a line of the log. Messages that other programs log stay as they are.
+    """
     formatter = TextFormatter("%(levelname)s %(message)s")
     log.warning("cannot read %s", "a\nERROR forged", error=SourceTorn("\x1b[2J\u202e ⚠️"))
     logging.getLogger("theirs").warning("two\nlines")
@@ -172,7 +191,10 @@ def test_a_message_of_ours_is_one_line_without_commands_for_a_terminal(caplog: p
 
 
 def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
-    """With its time, and on one line in ASCII, whatever the message; a traceback is a member."""
+    """A line of JSON is one line in ASCII, whatever the message, with its time, level, logger and process.
+
+    It also has the run, source, version, stats and error that the record is about; a traceback is a member.
+    """
     with logged_run("7"):
         log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3)))
         try:
@@ -180,7 +202,7 @@ def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -
         except SourceTorn as error:
             log.exception("it failed", source="brain", error=error)
 
-    # A file name that is not UTF-8. It is not logged: pytest-xdist cannot send what was captured then.
+    # A file name that is not UTF-8. It is not logged, since pytest-xdist could not send the captured record.
     named = logging.makeLogRecord({"msg": "/a/\udce9"})
     text = [JsonFormatter().format(record) for record in (*caplog.records, named)]
     assert all(line.isascii() and line.isprintable() for line in text)
@@ -195,14 +217,17 @@ def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_file_name_that_is_not_utf_8_does_not_break_a_line_of_json() -> None:
-    """The record is made here: in what caplog keeps, pytest-xdist could not send such a name."""
+    """A file name that is not UTF-8 gives a line of JSON in ASCII, from which the name can be read back.
+
+    The record is made in the test: pytest-xdist could not send such a name if caplog had captured it.
+    """
     line = JsonFormatter().format(logging.makeLogRecord({"msg": "no %s", "args": ("/a/\udce9",)}))
     assert line.isascii()
     assert json.loads(line)["message"] == "no /a/\udce9"
 
 
 def test_the_last_line_of_a_process_is_in_the_format_of_its_log() -> None:
-    """Text for people, JSON for programs."""
+    """The last line of a process that fails is text for people, or JSON for programs where the log is JSON."""
     error = SourceMissing("/a not found")
     assert error_line("rolling-optimizer", error, as_json=False) == "rolling-optimizer: SourceMissing: /a not found"
     assert error_line("", error, as_json=False) == "SourceMissing: /a not found"
@@ -212,7 +237,7 @@ def test_the_last_line_of_a_process_is_in_the_format_of_its_log() -> None:
 
 @pytest.fixture
 def _own_factory() -> Iterator[None]:
-    """A program whose records have attributes of its own."""
+    """Have `logging` make records with attributes of another program."""
     before = logging.getLogRecordFactory()
 
     def make(*arguments: Any, **keywords: Any) -> logging.LogRecord:
@@ -227,13 +252,13 @@ def _own_factory() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_own_factory")
 def test_attributes_of_another_program_are_not_touched(caplog: pytest.LogCaptureFixture) -> None:
-    """`logging` would raise for an attribute that is there already."""
+    """Attributes of another program stay as they are, since `logging` would raise for one that already exists."""
     log.run_failed("brain", SourceTorn(""))
     assert (vars(caplog.records[0])["source"], rolling(caplog.records[0])["source"]) == ("theirs", "brain")
 
 
 def test_every_line_of_the_package_goes_this_way() -> None:
-    """No other logger is written to, and each call says which source it is about, but for those that are about none."""
+    """The package logs by `SourceLog` alone, and each call names its source, except the calls in `WITHOUT_SOURCE`."""
     without: dict[str, int] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = str(path.relative_to(PACKAGE))
@@ -247,5 +272,5 @@ def test_every_line_of_the_package_goes_this_way() -> None:
 
 
 def rolling(record: logging.LogRecord) -> dict[str, Any]:
-    """The attributes of a record that are ours."""
+    """Return the attributes of a record that the package has set, without their prefix."""
     return {name.removeprefix("rolling_"): value for name, value in vars(record).items() if name.startswith("rolling_")}

@@ -1,4 +1,4 @@
-"""The cache of a source in an empty Redis."""
+"""A fixture with a connection to the cache of a source, in an empty Redis."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from tests.support.redis_servers import RedisServer
 
 @pytest.fixture
 def cache(redis_server: RedisServer) -> Iterator[CacheClient]:
-    """A connection to it."""
+    """A connection to the cache of the test source."""
     with a_cache(redis_server.url) as cache:
         yield cache

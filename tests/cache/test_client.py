@@ -1,4 +1,4 @@
-"""A Redis that does not answer is `CacheUnavailable`, and one on a Unix socket is reached."""
+"""The Redis client: `CacheUnavailable` if Redis does not respond, the texts of its errors, and Unix sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.redis_servers import RedisServer
 
 
 def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> None:
-    """Every module says so with the URL, without its password."""
+    """If Redis does not respond, every operation raises `CacheUnavailable` with the URL, without its password."""
     url = own_redis.url.replace("redis://", "redis://user:secret@")
     asking: list[Callable[[CacheClient], object]] = [
         lambda cache: RunLog(cache).take_tick(1),
@@ -50,7 +50,7 @@ def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> 
 
 
 def test_an_error_names_redis_once(own_redis: RedisServer, tmp_path: Path) -> None:
-    """By its address; redis-py adds host and port, or the path, a second time."""
+    """An error contains the address of Redis once; the host and port, or the path, that redis-py adds are removed."""
     for url, reason in (
         (own_redis.url, "Connection refused"),
         (f"unix://{tmp_path}/no.sock?db=0", "No such file or directory"),
@@ -72,12 +72,12 @@ def test_an_error_names_redis_once(own_redis: RedisServer, tmp_path: Path) -> No
     ],
 )
 def test_the_reason_of_an_error_has_no_address(text: str, reason: str) -> None:
-    """Whichever way redis-py puts it; any other text stays."""
+    """The address is removed from an error's text, in every form that redis-py uses; any other text stays."""
     assert reason_of(ConnectionError(text)) == reason
 
 
 def test_a_unix_socket_is_a_way_to_redis(own_redis: RedisServer, tmp_path: Path) -> None:
-    """Under redis-py's name for it, and Celery's."""
+    """Redis is reached on a Unix socket by the scheme of redis-py (`unix`) and by that of Celery (`redis+socket`)."""
     path = tmp_path / "redis.sock"
     own_redis.start("--unixsocket", str(path))
 

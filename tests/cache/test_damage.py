@@ -1,4 +1,4 @@
-"""Damage in Redis heals by the next tick: every key of the key schema, damaged in every way that its type allows."""
+"""The next tick repairs damage in Redis: each key of the schema is damaged in every way that its type allows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MAKE: Final[dict[str, Damage]] = {
 
 
 class Source:
-    """A source of two parts in a Redis, published twice, with whatever a key may be found as."""
+    """A source of two parts, published twice in Redis, which knows the names of its keys."""
 
     def __init__(self, settings: Settings, server: RedisServer, *, changes: bool) -> None:
         self.settings = replace(settings, input=local(settings.input).parent / "parts" / "*.json", source="brain")
@@ -66,24 +66,24 @@ class Source:
             first = cast("set[bytes]", client.smembers(KEYS.parts))
             self.report = self.tick()
             [part] = first & cast("set[bytes]", client.smembers(KEYS.parts))
-            self.digest = part.decode()  # of the part that stays as it is
+            self.digest = part.decode()  # of the part that does not change
             client.mset(dict.fromkeys((KEYS.reads(origin) for origin in ORIGINS), READS))
 
     def tick(self) -> Report:
-        """The next tick of beat."""
+        """Make the run of the next tick, and return its report."""
         self._tick += 1
         if self.changes or self._tick <= 3:
             self._change()
         return optimize(self.settings, tick=self._tick, progress=None if self.changes or self._tick <= 3 else no_scan)
 
     def name(self, row: str) -> str:
-        """The key that a row of the schema stands for now."""
+        """Return the key that a row of the schema currently stands for."""
         for word, meant in {"V:": f"{self.report.version}:", ":D": f":{self.digest}", ":N": f":{self._tick}"}.items():
             row = row.replace(word, meant)
         return f"rolling:{{brain}}:{row}"
 
     def check(self) -> None:
-        """Check that all is as it should be, whatever was before the tick that has just been."""
+        """Check that Redis and files agree, and that each key has the type and the expiry of the schema."""
         assert_redis_holds_the_files(self.server, self.settings)
         assert_tidy(self.settings, self.server)
         assert sorted(symbols_shown(self.settings)) == ["AAPL", "GOOG", "MSFT"]
@@ -111,7 +111,7 @@ class Source:
 
 
 def damages(row: str, client: redis.Redis, key: str) -> Iterator[tuple[str, Damage]]:
-    """Every way in which a key can be damaged, by name."""
+    """Yield every way in which a key can be damaged, with a name for it."""
     kind, expires = SCHEMA[row]
     for other in MAKE.keys() - {kind}:
         yield f"of type {other}", lambda client, key, other=other: (client.delete(key), MAKE[other](client, key))  # type: ignore[misc]
@@ -154,15 +154,15 @@ def damages(row: str, client: redis.Redis, key: str) -> Iterator[tuple[str, Dama
 def test_damage_heals_by_the_next_tick(
     settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, row: str, changes: bool
 ) -> None:
-    """All is as it should be, nothing of old versions stays for good, and a key of another type is logged, once."""
+    """The next tick repairs any damaged key, and old versions expire; a key of a wrong type is logged once."""
     source = Source(settings, redis_server, changes=changes)
     with redis_server.client as client:
         for name, damage in list(damages(row, client, source.name(row))):
             key = source.name(row)
-            if row == "part:D" and not client.exists(key):  # an unchanged tick deletes it, and has no use for it
+            if row == "part:D" and not client.exists(key):  # an unchanged tick deletes it and does not need it
                 optimize(source.settings, force=True)
                 key = source.name(row)
-            if row.startswith("reads:") and not client.exists(key):  # the web makes it anew
+            if row.startswith("reads:") and not client.exists(key):  # web processes make it again
                 client.set(key, READS)
             damage(client, key)
             caplog.clear()
@@ -175,7 +175,7 @@ def test_damage_heals_by_the_next_tick(
                 assert source.report.cache in ("published", "republished", "current")
                 source.check()
                 assert len(warnings) <= 1
-                if name.startswith("of type ") and not (changes and "V:" in row):  # else it only has to expire
+                if name.startswith("of type ") and not (changes and "V:" in row):  # otherwise it only has to expire
                     assert [record.levelno for record in warnings] == [logging.WARNING]
                 assert "cache is down" not in caplog.text
                 if not changes:

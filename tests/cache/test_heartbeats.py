@@ -1,4 +1,4 @@
-"""The heartbeats of a source: who lives by Redis' clock, and whose entry goes."""
+"""The heartbeats of a source: which processes are alive by Redis' clock, and which entries are removed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ONE = b'{"kind":"worker","name":"one","period_s":5}'
 
 
 def entry(heartbeat: Heartbeat, ago_s: float) -> bytes:
-    """What Redis has of a process that told so long ago."""
+    """Return the entry in Redis of a process that sent its last heartbeat so many seconds ago."""
     return b"%d %b" % (round(1000 * (NOW_S - ago_s)), msgspec.json.encode(heartbeat))
 
 
 @pytest.mark.parametrize("heartbeat", [WORKER, BEAT], ids=lambda each: each.kind)
 def test_a_process_is_overdue_after_three_of_its_periods_and_a_little(heartbeat: Heartbeat) -> None:
-    """By Redis' clock alone, which has set the time of the entry."""
+    """A process is overdue three periods and 2 s after its heartbeat, by Redis' clock alone, which dates the entry."""
     limit_s = OVERDUE_PERIODS * heartbeat.period_s + OVERDUE_S
 
     (there,) = decode_processes({b"a": entry(heartbeat, limit_s)}, NOW_S)
@@ -37,7 +37,7 @@ def test_a_process_is_overdue_after_three_of_its_periods_and_a_little(heartbeat:
 
 
 def test_the_last_to_tell_comes_first_and_what_cannot_be_read_is_left_out() -> None:
-    """An entry may be damaged, or of another release."""
+    """Processes are listed by heartbeat, newest first; entries that are damaged or of another release are left out."""
     entries = {
         b"old": entry(WORKER, 9),
         b"new": entry(BEAT, 1),
@@ -50,7 +50,10 @@ def test_the_last_to_tell_comes_first_and_what_cannot_be_read_is_left_out() -> N
 
 @pytest.mark.parametrize("told", [b"9" * 400, b"-5", b"0", b"", b"nan", b"\xff"])
 def test_an_entry_without_a_time_is_left_out(told: bytes) -> None:
-    """A number of 400 digits is none that can be divided: one entry would take `/status` and `/metrics` with it."""
+    """An entry whose time is no usable number is left out, and the other entries are still read.
+
+    A number of 400 digits cannot be divided: one such entry would make `/status` and `/metrics` fail.
+    """
     entries = {b"worker one": told + b" " + ONE, b"worker two": b"1799999999000 " + ONE}
 
     assert [process.is_alive for process in decode_processes(entries, NOW_S)] == [True]
@@ -58,14 +61,20 @@ def test_an_entry_without_a_time_is_left_out(told: bytes) -> None:
 
 @pytest.mark.parametrize(("told_ms", "is_alive"), [(1_800_000_004_000, True), (1_800_000_010_000, False)])
 def test_a_heartbeat_from_the_future_is_no_sign_of_life(told_ms: int, *, is_alive: bool) -> None:
-    """Where the clock of Redis steps back by an hour, who is dead would live for that hour."""
+    """A process whose heartbeat is 10 s in the future does not count as alive; 4 s are tolerated.
+
+    Otherwise, if the clock of Redis steps back by an hour, a dead process would look alive for that hour.
+    """
     (process,) = decode_processes({b"worker one": b"%d " % told_ms + ONE}, NOW_S)
 
     assert process.is_alive is is_alive
 
 
 def test_old_entries_go(cache: CacheClient) -> None:
-    """Of processes that told for the last time a day ago, or at a time to come, and of what cannot be read."""
+    """A heartbeat removes entries that are over a day old, far in the future or unreadable.
+
+    A process that leaves removes its own entry, and the key expires a day after the last heartbeat.
+    """
     key, client = cache.keys.processes, cache.connection
     heartbeats = Heartbeats(cache)
     heartbeats.tell(WORKER)

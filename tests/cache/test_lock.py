@@ -1,4 +1,4 @@
-"""The lock: held by one run, extended while that lasts, released by its holder alone; and what its run has to do."""
+"""The lock of a source: one run holds, extends and releases it; and the assignment that is stored under its token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 
 
 def test_the_lock_is_held_by_one(redis_server: RedisServer) -> None:
-    """The second is refused, and does not release the first one's lock; then it is free at once."""
+    """A second run is refused the lock and does not release it; when the first run ends, the lock is free at once."""
     with a_cache(redis_server.url) as first, a_cache(redis_server.url) as second:
         with SourceLock(first).acquire() as lock:
             with SourceLock(second).acquire() as refused:
@@ -29,7 +29,7 @@ def test_the_lock_is_held_by_one(redis_server: RedisServer) -> None:
 
 
 def test_the_lock_is_extended_while_its_run_lives(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan may take longer than the lock lasts; once the run has ended nothing extends it."""
+    """The lock is extended while its run lasts, since a scan may take longer than the lock, and no longer."""
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_TTL_S", 2.0)
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_EXTEND_S", 0.1)
     with a_cache(redis_server.url) as cache, redis_server.client as client:
@@ -55,7 +55,7 @@ def test_the_lock_is_extended_while_its_run_lives(redis_server: RedisServer, mon
 def test_a_lock_that_another_run_holds_by_now_is_left_alone(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither extended nor released."""
+    """A run whose lock has been taken by another run neither extends nor releases it."""
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_EXTEND_S", 0.05)
     with a_cache(redis_server.url) as cache, redis_server.client as client:
         with SourceLock(cache).acquire() as lock:
@@ -68,7 +68,7 @@ def test_a_lock_that_another_run_holds_by_now_is_left_alone(
 
 
 def test_a_lock_that_is_not_extended_expires(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that was killed blocks the others no longer than this."""
+    """A lock that is not extended expires, so a killed worker blocks other runs no longer than that."""
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_TTL_S", 0.3)
     with redis_server.client as client, a_cache(redis_server.url) as other:
         started = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_lock_that_is_not_extended_expires(redis_server: RedisServer, monkeypa
 
 
 def test_a_lock_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
-    """Asked again, Redis says that it is taken; the token shows by which run."""
+    """If the reply is lost and the retry finds the lock taken, its token shows that this run has it."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         proxy.lose_reply_to = KEYS.lock.encode()
@@ -94,7 +94,10 @@ def test_a_lock_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
 
 
 def test_a_dispatched_run_is_ended_once(cache: CacheClient) -> None:
-    """A redelivered message comes with the same token, which the first has replaced; the run's digest stays."""
+    """The message that ends a dispatched run takes over its lock with a new token, which keeps the digest of the run.
+
+    A redelivered message has the old token, so it does not get the lock.
+    """
     lock = SourceLock(cache)
     with lock.acquire("run") as begun:
         assert AssignmentStore(cache).dispatch(begun.token, b"work")
@@ -107,7 +110,10 @@ def test_a_dispatched_run_is_ended_once(cache: CacheClient) -> None:
 
 
 def test_the_scans_of_a_run_share_its_lock_and_leave_it(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Each for as long as it says, and never shorter than another needs; a lock that is free needs an assignment."""
+    """Scans of parts share the lock of their run and leave it in place when they end.
+
+    Each keeps it for as long as it needs and never shortens it; a free lock is taken only if there is an assignment.
+    """
     lock = SourceLock(cache)
     with lock.join("token", 60) as joined:
         assert not joined.held
@@ -118,14 +124,14 @@ def test_the_scans_of_a_run_share_its_lock_and_leave_it(cache: CacheClient, redi
         with lock.join(begun.token, 90) as one, lock.join(begun.token, 30) as other:
             assert (one.held, other.held) == (True, True)
         assert 80_000 < client.pttl(KEYS.lock) <= 90_000
-        client.delete(KEYS.lock)  # it expired while no scan was under way
+        client.delete(KEYS.lock)  # it expired while no scan was running
         with lock.join(begun.token, 30) as late:
             assert late.held
         assert client.get(KEYS.lock) == begun.token.encode()
 
 
 def test_a_revoked_run_has_lost_its_lock_and_gets_none(cache: CacheClient, redis_server: RedisServer) -> None:
-    """By its id; the lock of another run stays."""
+    """A run that is revoked by its id loses its lock and cannot get one again; the lock of another run stays."""
     lock = SourceLock(cache)
     with lock.acquire("run") as held:
         lock.revoke("other")
@@ -142,7 +148,7 @@ def test_a_revoked_run_has_lost_its_lock_and_gets_none(cache: CacheClient, redis
 
 
 def test_an_assignment_is_read_by_its_token_until_its_run_ends(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Another run's token neither reads nor ends it."""
+    """Only the token of its run reads or ends an assignment, which expires after 300 s for an interval of 30 s."""
     store = AssignmentStore(cache)
     with SourceLock(cache).acquire() as lock:
         assert store.dispatch(lock.token, b"\xffwork")
@@ -157,13 +163,13 @@ def test_an_assignment_is_read_by_its_token_until_its_run_ends(cache: CacheClien
 
 
 def test_only_the_holder_of_the_lock_dispatches(cache: CacheClient) -> None:
-    """A run that was paused past its lock stores nothing."""
+    """A run that does not hold the lock, since it was paused for too long, stores no assignment."""
     assert not AssignmentStore(cache).dispatch("token", b"work")
     assert AssignmentStore(cache).take_unfinished() is None
 
 
 def test_an_unfinished_assignment_is_taken_once(cache: CacheClient) -> None:
-    """The run that finds the lock free reports it."""
+    """An unfinished assignment is returned once, to the run that finds the lock free and reports it."""
     store = AssignmentStore(cache)
     with SourceLock(cache).acquire() as lock:
         assert store.dispatch(lock.token, b"work")

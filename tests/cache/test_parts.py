@@ -1,4 +1,4 @@
-"""Results of parts stay as long as their parts do."""
+"""The stored results of parts, which are kept as long as their parts exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def a_result(symbol: str = "AAPL") -> PartResult:
 
 
 def test_a_result_is_read_as_it_was_stored(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Under its digest, with an expiry."""
+    """A result is read under its digest exactly as it was stored, and expires after an hour."""
     store = PartStore(cache)
     assert [*store.load(["a"])] == [None]
     store.save("a", a_result())
@@ -30,7 +30,7 @@ def test_a_result_is_read_as_it_was_stored(cache: CacheClient, redis_server: Red
 
 
 def test_many_results_take_few_round_trips(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Each in its place, also if others are gone."""
+    """Many results are loaded in three requests, each in its place, and `None` in place of one that is gone."""
     store = PartStore(cache)
     digests = [str(number) for number in range(2 * LOADED_TOGETHER + 1)]
     for digest in digests[1:]:
@@ -44,7 +44,7 @@ def test_many_results_take_few_round_trips(cache: CacheClient, redis_server: Red
 
 @pytest.mark.parametrize("damage", [b"\x00result", b"", b"\x1f\x8bdamaged"])
 def test_a_damaged_result_is_deleted(cache: CacheClient, redis_server: RedisServer, damage: bytes) -> None:
-    """So that the part is scanned again, and warned of once."""
+    """A damaged result is deleted, so that its part is scanned again and the warning is not repeated."""
     with redis_server.client as client:
         client.set(KEYS.part("a"), damage)
         assert [*PartStore(cache).load(["a"])] == [None]
@@ -52,7 +52,10 @@ def test_a_damaged_result_is_deleted(cache: CacheClient, redis_server: RedisServ
 
 
 def test_results_are_renewed_and_those_of_other_parts_deleted(cache: CacheClient, redis_server: RedisServer) -> None:
-    """In the order that was asked for; a part that was never stored has none."""
+    """Renewing extends the results of these parts and deletes all others.
+
+    It returns, in the order of the request, whether each part has a result; one that was never stored has none.
+    """
     store = PartStore(cache)
     for digest in ("a", "b", "old"):
         store.save(digest, a_result(digest))
@@ -67,7 +70,7 @@ def test_results_are_renewed_and_those_of_other_parts_deleted(cache: CacheClient
 
 
 def test_results_outlive_three_long_intervals(redis_server: RedisServer) -> None:
-    """A source with a tick twice a day does not scan all its parts each time."""
+    """Results are kept for three long intervals, so a source with two ticks a day does not scan all parts each time."""
     with a_cache(redis_server.url, interval_s=43_200) as cache, redis_server.client as client:
         PartStore(cache).save("a", a_result())
         assert client.ttl(KEYS.part("a")) > 129_000

@@ -1,4 +1,4 @@
-"""The pointer holds the manifest as stored; one of an earlier release is read, and rewritten by the next tick."""
+"""The pointer: it holds the manifest as stored; the next tick rewrites a pointer of an earlier release."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def a_manifest(rejected: Rejected | None = None) -> Manifest:
 
 
 def encoded(fields: dict[str, str]) -> dict[bytes, bytes]:
-    """Fields as Redis returns them."""
+    """Return the fields as Redis returns them."""
     return {name.encode(): value.encode() for name, value in fields.items()}
 
 
@@ -64,7 +64,7 @@ def put_old_pointer(client: redis.Redis, settings: Settings) -> None:
 
 
 def test_a_pointer_is_decoded_as_it_was_encoded() -> None:
-    """Three fields; an empty HASH is no pointer."""
+    """A pointer is encoded in three fields and decoded to an equal pointer; an empty HASH is no pointer."""
     manifest = a_manifest(Rejected(Units(3, 1), Units(5, 1)))
     fields = pointer_fields(manifest, LATER)
 
@@ -75,7 +75,7 @@ def test_a_pointer_is_decoded_as_it_was_encoded() -> None:
 
 @pytest.mark.parametrize("rejected", [None, Rejected(Units(3, 1), Units(5, 1))], ids=["not counted", "counted"])
 def test_a_pointer_of_an_earlier_release_tells_the_same_manifest(rejected: Rejected | None) -> None:
-    """It does not name the source, and has no index."""
+    """A pointer of an earlier release gives the same manifest, but without the source and the index, which it lacks."""
     manifest = a_manifest(rejected)
 
     pointer = Pointer.from_hash(encoded(old_pointer(manifest, LATER)))
@@ -92,7 +92,7 @@ def test_a_pointer_of_an_earlier_release_tells_the_same_manifest(rejected: Rejec
 )
 @pytest.mark.parametrize("value", [None, b"\xff", b" 1"])
 def test_a_damaged_pointer_of_an_earlier_release_is_refused(field: str, value: bytes | None) -> None:
-    """A field that is missing, is not text, or is not a number or a time."""
+    """A pointer of an earlier release is damaged if a field is missing, is not text, or is not a number or a time."""
     fields = encoded(old_pointer(a_manifest(Rejected(Units(3, 1), Units(5, 1))), LATER))
     del fields[field.encode()]
     if value is not None and not (field.endswith("etag") and value == b" 1"):  # an etag may be any text
@@ -117,7 +117,10 @@ def test_a_damaged_pointer_of_an_earlier_release_is_refused(field: str, value: b
     ],
 )
 def test_a_damaged_pointer_is_refused(field: str, value: bytes) -> None:
-    """A manifest that cannot be decoded, or has another version than the pointer; a time without zone."""
+    """A pointer is damaged if its manifest cannot be decoded or has another version, or if its time is invalid.
+
+    A time without a zone is invalid. A pointer that also has a field of the earlier format is damaged too.
+    """
     fields = {**pointer_fields(a_manifest(), LATER), field.encode(): value}
 
     with pytest.raises(CacheUnavailable, match="the pointer is damaged"):
@@ -126,7 +129,7 @@ def test_a_damaged_pointer_is_refused(field: str, value: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["predictions", "bots", "portfolio"])
 def test_a_manifest_without_a_payload_is_damage(kind: str) -> None:
-    """A reader looks for the digest of each of the three."""
+    """A manifest that lacks one of the three payloads is damage, since readers need the digest of each."""
     manifest = a_manifest()
     del manifest.snapshots[kind]
 
@@ -145,7 +148,11 @@ def test_a_manifest_without_a_payload_is_damage(kind: str) -> None:
     ],
 )
 def test_a_manifest_with_a_time_that_cannot_be_counted_with_is_damage(changed: dict[str, Any], problem: str) -> None:
-    """HTTP headers, ages, the diagnosis and metrics are made of them: one would break every answer."""
+    """A manifest is damaged if a time in it has no zone, is no time, or is not in the years 1 to 9999.
+
+    HTTP headers, ages, the diagnosis and metrics are computed from these times: one bad time would break every
+    response.
+    """
     manifest = msgspec.structs.replace(a_manifest(), **changed)
 
     with pytest.raises(CacheUnavailable, match=problem):
@@ -154,7 +161,10 @@ def test_a_manifest_with_a_time_that_cannot_be_counted_with_is_damage(changed: d
 
 
 def test_a_reader_reads_the_pointer_of_an_earlier_release(settings: Settings, redis_server: RedisServer) -> None:
-    """Routers are upgraded before workers, and most see Redis alone."""
+    """A reader that sees Redis alone shows the version of an earlier release's pointer, with the counts of rejects.
+
+    Routers are upgraded before workers, and most of them see Redis alone.
+    """
     version = version_of(run_old(settings))
     with redis_server.client as client:
         put_old_pointer(client, settings)
@@ -171,7 +181,7 @@ def test_a_reader_reads_the_pointer_of_an_earlier_release(settings: Settings, re
 def test_an_unchanged_tick_rewrites_the_pointer_of_an_earlier_release(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """From the files, without a scan; the version stays."""
+    """An unchanged tick rewrites an earlier release's pointer from the files, without a scan; the version stays."""
     version = version_of(run_old(settings))
     with redis_server.client as client:
         put_old_pointer(client, settings)
@@ -184,7 +194,7 @@ def test_an_unchanged_tick_rewrites_the_pointer_of_an_earlier_release(
 
 
 def test_a_run_publishes_after_the_pointer_of_an_earlier_release(settings: Settings, redis_server: RedisServer) -> None:
-    """The new version is newer, the old one expires, and the delta begins at it."""
+    """After an earlier release's pointer a run publishes a newer version and one delta; the old version expires."""
     keys = Keys(settings.source)
     version = version_of(run_old(settings))
     with redis_server.client as client:

@@ -1,4 +1,4 @@
-"""Ticks are taken by one run each, and the streams of reports keep what they should."""
+"""The run log: each tick is taken by one run, and the streams keep a limited number of reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.redis_servers import RedisServer
 
 
 def test_the_stream_of_runs_is_trimmed_to_a_day(redis_server: RedisServer) -> None:
-    """About as many reports as a day has ticks; Redis trims by whole nodes of a hundred."""
+    """The stream of runs keeps about as many reports as a day has ticks; Redis trims it by whole nodes of a hundred."""
     with a_cache(redis_server.url, interval_s=864) as cache, redis_server.client as client:
         for number in range(350):
             RunLog(cache).add(Report("skipped", SOURCE, NOW, reason=str(number)))
@@ -29,7 +29,7 @@ def test_the_stream_of_runs_is_trimmed_to_a_day(redis_server: RedisServer) -> No
 
 
 def test_scans_are_kept_apart_from_the_runs_that_find_nothing(redis_server: RedisServer) -> None:
-    """The newest hundred, to the number: what trims the runs does not touch them."""
+    """Exactly the newest hundred published scans are kept in a stream of their own, which other runs do not trim."""
     with a_cache(redis_server.url, interval_s=864) as cache, redis_server.client as client:
         for version in range(102):
             RunLog(cache).add(Report("success", SOURCE, NOW, version=version))
@@ -43,14 +43,14 @@ def test_scans_are_kept_apart_from_the_runs_that_find_nothing(redis_server: Redi
 
 
 def test_a_report_that_is_not_appended_is_an_error(cache: CacheClient) -> None:
-    """Though the count beside it works: each reply of the transaction is looked at."""
+    """A report that cannot be appended is an error although it is counted: each reply of the transaction is checked."""
     cache.connection.set(KEYS.runs, "no stream")
     with pytest.raises(CacheUnavailable, match="WRONGTYPE"):
         RunLog(cache).add(Report("skipped", SOURCE, NOW))
 
 
 def test_a_tick_is_taken_by_one_of_many(redis_server: RedisServer) -> None:
-    """However many ask at the same time; and it is forgotten after two intervals."""
+    """Of many runs that take a tick at the same time, one gets it; the tick is forgotten after two intervals."""
 
     def take(_: int) -> list[bool]:
         with a_cache(redis_server.url, interval_s=5) as cache:
@@ -65,7 +65,7 @@ def test_a_tick_is_taken_by_one_of_many(redis_server: RedisServer) -> None:
 
 
 def test_a_tick_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
-    """Asked again, Redis says that it is taken; the token shows by which run."""
+    """If the reply is lost and the retry finds the tick taken, its token shows that this run has it."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         proxy.lose_reply_to = KEYS.tick(7).encode()

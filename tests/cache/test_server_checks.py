@@ -1,4 +1,4 @@
-"""What `config` and a worker at its start say of a Redis, against what a run and Celery can do with it."""
+"""What `config` and a starting worker report about a Redis, compared with what a run and Celery can do with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # each with a server of its own
 
 
 def allow(*rules: str) -> Callable[[redis.Redis], object]:
-    """Make the user `default` one who may do so much."""
+    """Return a function that limits the user `default` to these ACL rules."""
     return lambda client: client.execute_command(  # type: ignore[no-untyped-call]
         "ACL", "SETUSER", "default", "reset", "on", "nopass", "+@connection", *rules
     )
@@ -41,11 +41,11 @@ def give_all_slots(client: Any) -> None:
 
 
 def nothing(_client: redis.Redis) -> None:
-    """Leave a server as it has started."""
+    """Change nothing on the server."""
 
 
 class Server(NamedTuple):
-    """A server as it may be found: what is said of it as a cache, and as a broker; empty where it works."""
+    """A kind of server, and the errors that are reported for it as a cache and as a broker; empty where it works."""
 
     options: tuple[str, ...]
     prepare: Callable[[redis.Redis], object]
@@ -78,7 +78,7 @@ SERVERS = {
 
 @pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
 def server(request: pytest.FixtureRequest, own_redis: RedisServer) -> Server:
-    """A server of each kind, as `own_redis`."""
+    """Start a server of each kind, as `own_redis`."""
     server: Server = request.param
     own_redis.start(*server.options)
     with own_redis.client as client:
@@ -87,7 +87,7 @@ def server(request: pytest.FixtureRequest, own_redis: RedisServer) -> Server:
 
 
 def said_of(check: Callable[[str, str], list[str]], url: str) -> str:
-    """What is wrong, in words."""
+    """Return the error that a check raises, or an empty text."""
     try:
         check(url, "brain")
     except CacheUnavailable as error:
@@ -98,7 +98,10 @@ def said_of(check: Callable[[str, str], list[str]], url: str) -> str:
 def test_what_is_said_of_a_cache_is_what_a_run_finds(
     settings_without_redis: Settings, own_redis: RedisServer, server: Server
 ) -> None:
-    """A cache works if a run can publish in it, and what is missing is named with the remedy; no key is left."""
+    """`check_cache` raises no error exactly if a run can publish in this Redis, and then it leaves no key.
+
+    Its error names what is missing, and the remedy.
+    """
     settings = replace(settings_without_redis, redis_url=own_redis.url, source="brain")
     write_json(settings.input, {"AAPL": a_record()})
 
@@ -113,7 +116,7 @@ def test_what_is_said_of_a_cache_is_what_a_run_finds(
 
 
 def test_what_is_said_of_a_broker(own_redis: RedisServer, server: Server) -> None:
-    """The same for what Celery needs."""
+    """`check_broker` raises no error if Redis can do what Celery needs; otherwise its error names what is missing."""
     said = said_of(check_broker, own_redis.url)
 
     assert (said == "") == (server.of_broker == "")
@@ -121,7 +124,7 @@ def test_what_is_said_of_a_broker(own_redis: RedisServer, server: Server) -> Non
 
 
 def test_a_user_who_may_only_read_is_told_what_that_is_enough_for(own_redis: RedisServer) -> None:
-    """It is a router's, so it is no failure."""
+    """A user who may only read, as a router does, gets a note about who needs more, and no error."""
     own_redis.start()
     with own_redis.client as client:
         allow("~*", "&*", "+@read")(client)
@@ -134,7 +137,10 @@ def test_a_user_who_may_only_read_is_told_what_that_is_enough_for(own_redis: Red
 def test_config_exits_as_it_works_and_names_what_is_missing(
     tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:
-    """One line for what works, and one sentence for what does not."""
+    """`config` exits with 1 if the cache lacks EVAL, and with 0 if the broker only lacks INFO.
+
+    It prints one line for a server that works, and one sentence for what is missing.
+    """
     own_redis.start("--rename-command", "EVAL", "", "--rename-command", "INFO", "")
     no_scripts = rolling_optimizer(tmp_path, "config", ROLLING_REDIS_URL=own_redis.url)
     no_info = rolling_optimizer(
@@ -159,7 +165,7 @@ def test_config_exits_as_it_works_and_names_what_is_missing(
 def test_what_cannot_use_its_broker_ends_with_a_sentence(
     tmp_path: Path, own_redis: RedisServer, process: str, options: tuple[str, ...]
 ) -> None:
-    """And without a traceback."""
+    """A worker or a beat that cannot use its broker exits with 1 and one sentence, without a traceback."""
     own_redis.start(*options)
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tasks", process],
@@ -179,7 +185,7 @@ def test_what_cannot_use_its_broker_ends_with_a_sentence(
 def test_a_worker_says_what_its_cache_lacks_and_goes_on(
     tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:
-    """Files are written all the same."""
+    """A worker whose cache cannot run scripts logs a warning and continues, since runs still write the files."""
     own_redis.start("--rename-command", "EVAL", "")
     settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=own_redis.url)
     with Fleet(tmp_path, settings) as fleet:
@@ -189,7 +195,7 @@ def test_a_worker_says_what_its_cache_lacks_and_goes_on(
 
 
 def test_a_broker_that_may_evict_is_warned_of(own_redis: RedisServer) -> None:
-    """Messages would be lost without a word."""
+    """A broker that may evict causes a warning with its policy, since messages would be lost silently."""
     own_redis.start()
     ping(own_redis.url)
     assert eviction_warning(own_redis.url) is None

@@ -1,4 +1,4 @@
-"""What Redis shows is compared with the files."""
+"""The comparison of the values in Redis with the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from tests.support.redis_servers import RedisServer, wait_until
 
 
 def test_a_large_index_is_read_back_in_turns(cache: CacheClient, redis_server: RedisServer) -> None:
-    """A record that cannot be used is found where the window is at it, and counts are compared each time."""
+    """A damaged record of a large index is found once the window that is read back contains it.
+
+    A missing record is found at once, since the counts are compared each time.
+    """
     snapshots = a_set(1, [Record(f"S{number}", 1.0, number / 4_000, 1.0) for number in range(2 * RANKS_CHECKED)])
     publish(cache, snapshots)
     assert shows(cache, snapshots)

@@ -1,4 +1,4 @@
-"""Publishing in Redis: what is refused, what expires, deltas, and what is left by a connection that breaks."""
+"""Publishing in Redis: refusals, expiries, deltas, the pointer, broken connections and evicted keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from tests.support.rolling_files import a_record, write_json
 
 
 def test_the_old_version_expires_and_the_new_one_does_not(cache: CacheClient, redis_server: RedisServer) -> None:
-    """A reader that has just read the pointer has two minutes for the rest; only streams and the pointer stay."""
+    """The old version expires after two minutes; the new one, the pointer and the key `flipped` stay.
+
+    A reader that has just read the pointer has these two minutes to read the rest.
+    """
     publish(cache, a_set(1))
     publish(cache, a_set(2))
 
@@ -53,7 +56,7 @@ def test_the_old_version_expires_and_the_new_one_does_not(cache: CacheClient, re
 
 
 def test_a_version_published_again_does_not_expire(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Healing evicted keys is no reason to let the version go."""
+    """A version that is published again, to replace evicted keys, does not expire."""
     publish(cache, a_set(1))
     publish(cache, a_set(1))
 
@@ -62,7 +65,7 @@ def test_a_version_published_again_does_not_expire(cache: CacheClient, redis_ser
 
 
 def test_each_publish_tells_the_channel_its_version(cache: CacheClient, redis_server: RedisServer) -> None:
-    """The version and nothing more, once a publish."""
+    """Each publish sends one message to the channel, with the version and nothing more."""
     with redis_server.client as client, client.pubsub() as channel:
         channel.subscribe(KEYS.published)
         wait_until(lambda: channel.get_message(timeout=0.1), what="the confirmation of the subscription")
@@ -81,7 +84,7 @@ def test_each_publish_tells_the_channel_its_version(cache: CacheClient, redis_se
 
 
 def test_many_symbols_are_staged_in_batches(cache: CacheClient, redis_server: RedisServer) -> None:
-    """All of them arrive, the last of an incomplete batch too."""
+    """All symbols of an index of several batches are published, including those of the last, incomplete batch."""
     records = [Record(f"S{number}", 1.0, number / 4_000, 1.0) for number in range(2_345)]
 
     publish(cache, a_set(1, records))
@@ -93,7 +96,7 @@ def test_many_symbols_are_staged_in_batches(cache: CacheClient, redis_server: Re
 
 
 def test_an_older_version_is_refused(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Also where the run started from the newer one and holds the lock."""
+    """An older version is refused and changes no key, even if the run started from the newer one and holds the lock."""
     publish(cache, a_set(2))
     before = keys_of(redis_server, SOURCE)
 
@@ -104,7 +107,10 @@ def test_an_older_version_is_refused(cache: CacheClient, redis_server: RedisServ
 
 
 def test_a_run_that_was_paused_past_its_lock_is_refused(redis_server: RedisServer) -> None:
-    """Another run has published: the sleeper changes nothing, and what it staged expires."""
+    """A run is refused if its lock expired during a pause and another run published, even if it gets the lock back.
+
+    It changes nothing that is shown, and the keys that it has staged expire.
+    """
     with a_cache(redis_server.url) as sleeper, a_cache(redis_server.url) as other, redis_server.client as client:
         publish(sleeper, a_set(1))
         with SourceLock(sleeper).acquire() as lost:
@@ -115,7 +121,7 @@ def test_a_run_that_was_paused_past_its_lock_is_refused(redis_server: RedisServe
             assert not SourceLock(sleeper).owns(lost)
             with pytest.raises(PublishRefused, match="lock is no longer held"):
                 VersionWriter(sleeper).publish(a_set(3), lock=lost, before=started_from)
-            client.set(KEYS.lock, lost.token)  # and even if it got the lock back
+            client.set(KEYS.lock, lost.token)  # even if it gets the lock back
             with pytest.raises(PublishRefused, match="version 2 was published meanwhile"):
                 VersionWriter(sleeper).publish(a_set(3), lock=lost, before=started_from)
 
@@ -127,7 +133,7 @@ def test_a_run_that_was_paused_past_its_lock_is_refused(redis_server: RedisServe
 
 
 def test_a_first_publish_is_refused_where_another_was_first(redis_server: RedisServer) -> None:
-    """No pointer at the start is a place to start from like any other."""
+    """A run that started without a pointer is refused if another run has published meanwhile."""
     with a_cache(redis_server.url) as cache, redis_server.client as client:
         publish(cache, a_set(1))
         client.set(KEYS.lock, "token")
@@ -140,7 +146,10 @@ def test_a_first_publish_is_refused_where_another_was_first(redis_server: RedisS
 def test_a_publish_whose_staged_keys_are_gone_is_refused(
     cache: CacheClient, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Evicted, expired or lost between staging and flip: the pointer stays, and so does what it names."""
+    """A publish is refused if a staged key was evicted, expired or lost before the flip.
+
+    The pointer and the version that it names stay unchanged.
+    """
     publish(cache, a_set(1))
     before = keys_of(redis_server, SOURCE)
     stage = VersionWriter.stage
@@ -167,19 +176,19 @@ CONTENTS = st.dictionaries(SYMBOLS, RECORDS, min_size=1).map(
 
 
 def deltas(server: RedisServer) -> dict[str, dict[str, Any]]:
-    """The stream of deltas: id to content."""
+    """Return the stream of deltas as content by id."""
     with server.client as client:
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.deltas))
         return {name.decode(): decode_stored(fields[b"change"]).change.to_dict() for name, fields in entries}
 
 
-# The fixture's Redis is emptied by each example itself.
+# Each example empties the fixture's Redis itself.
 @hypothesis_settings(
     max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(contents=st.lists(CONTENTS, min_size=2, max_size=4))
 def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer, contents: list[list[Record]]) -> None:
-    """Each version that changes them has one delta, which leads from one to the other; any other version has none."""
+    """A version that changes the predictions has one delta that leads from the old to the new; any other has none."""
     with redis_server.client as client, a_cache(redis_server.url) as cache:
         client.flushall()
         for version, records in enumerate(contents, 1):
@@ -203,7 +212,10 @@ def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer,
 
 
 def test_a_delta_holds_what_changed_and_no_more(cache: CacheClient, redis_server: RedisServer) -> None:
-    """Whole records, in order of rank; removed symbols by name."""
+    """A delta has the changed records, whole and by rank, and the symbols of removed records, and nothing else.
+
+    Its version is the newest known one even if the key `flipped` is lost.
+    """
     old = [Record("KEPT", 1.0, 0.9, 1.0), Record("GONE", 1.0, 0.8, 1.0), Record("OTHER", 1.0, 0.7, 1.0)]
     new = [Record("KEPT", 1.0, 0.9, 1.0), Record("OTHER", 2.0, 0.6, 1.0), Record("COME", 1.0, 0.95, 1.0)]
     publish(cache, a_set(1, old))
@@ -231,7 +243,10 @@ def test_a_delta_holds_what_changed_and_no_more(cache: CacheClient, redis_server
 def test_no_delta_is_made_from_what_cannot_be_read(
     cache: CacheClient, redis_server: RedisServer, payload: bytes | None
 ) -> None:
-    """The new version is published all the same; `before` shows the gap to a reader of deltas."""
+    """If the old predictions cannot be read, the new version is published without a delta.
+
+    Readers of deltas recognise the gap by the `before` of the next one.
+    """
     publish(cache, a_set(1))
     with redis_server.client as client:
         client.delete(KEYS.payload(1, "predictions"))
@@ -245,7 +260,7 @@ def test_no_delta_is_made_from_what_cannot_be_read(
 
 
 def test_only_the_newest_deltas_are_kept(cache: CacheClient, redis_server: RedisServer) -> None:
-    """About an hour of them."""
+    """Only the newest 120 deltas are kept, about an hour of them."""
     with SourceLock(cache).acquire() as lock:
         writer = VersionWriter(cache)
         for version in range(1, 131):
@@ -259,7 +274,7 @@ def test_only_the_newest_deltas_are_kept(cache: CacheClient, redis_server: Redis
 
 
 def test_confirming_does_not_make_a_pointer(cache: CacheClient, redis_server: RedisServer) -> None:
-    """If the pointer is lost, or names another version by now, there is nothing to note; else Redis' time is."""
+    """Confirming dates the pointer by Redis' clock, but only if it names that version; it never makes a pointer."""
     writer = VersionWriter(cache)
     writer.confirm(1)
     assert writer.pointer() is None
@@ -282,7 +297,7 @@ def test_confirming_does_not_make_a_pointer(cache: CacheClient, redis_server: Re
 
 @pytest.mark.parametrize("field", ["version", "checked_at", "manifest"])
 def test_a_pointer_that_lacks_a_field_is_damaged(cache: CacheClient, redis_server: RedisServer, field: str) -> None:
-    """For a reader too; the holder of the lock deletes it, and no other."""
+    """A pointer that lacks a field is damaged, for readers too; only the holder of the lock deletes it."""
     publish(cache, a_set(1))
     with redis_server.client as client:
         client.hdel(KEYS.current, field)
@@ -300,7 +315,7 @@ def test_a_pointer_that_lacks_a_field_is_damaged(cache: CacheClient, redis_serve
 
 
 def test_a_flip_whose_answer_is_lost_is_no_failure(redis_server: RedisServer) -> None:
-    """redis-py sends it again, to find it done: that was this run, and no other."""
+    """If the reply to a flip is lost, redis-py sends it again and finds it done by this run: the publish succeeds."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         publish(cache, a_set(1))
@@ -318,7 +333,10 @@ def test_a_flip_whose_answer_is_lost_is_no_failure(redis_server: RedisServer) ->
 def test_whichever_answer_is_lost_amid_a_publish_it_is_published(
     settings: Settings, redis_server: RedisServer, damaged: bool
 ) -> None:
-    """Of every message of a run the answer is lost once; redis-py sends it again, and the run finds its own doing."""
+    """A run publishes even if the reply to any one of its messages is lost.
+
+    redis-py sends the message again, and the run recognises that it has already done the work.
+    """
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, redis_server.client as client:
         settings = replace(settings, redis_url=url)
@@ -336,13 +354,13 @@ def test_whichever_answer_is_lost_amid_a_publish_it_is_published(
             assert report.cache == ("republished" if damaged else "published"), number
             assert_redis_holds_the_files(redis_server, settings)
             assert_tidy(settings, redis_server)
-            if proxy.lose_reply_in >= 0:  # so many messages it has not
+            if proxy.lose_reply_in >= 0:  # the run has fewer messages than that
                 break
     assert number > 15
 
 
 def test_old_versions_expire_though_pointer_and_note_are_lost(cache: CacheClient, redis_server: RedisServer) -> None:
-    """The stream of changes knows the last version as well."""
+    """Old versions expire even if pointer and `flipped` are lost: the stream of deltas names the last version too."""
     publish(cache, a_set(1))
     publish(cache, a_set(2, [Record("MSFT", 1.0, 0.5, 1.0)]))
     with redis_server.client as client:
@@ -357,7 +375,7 @@ def test_old_versions_expire_though_pointer_and_note_are_lost(cache: CacheClient
 
 @pytest.mark.parametrize("word", [b"HSET", b"ZADD", b"EXPIRE", b"EVAL"])
 def test_a_writer_that_is_cut_off_leaves_only_keys_that_expire(redis_server: RedisServer, word: bytes) -> None:
-    """Wherever among its commands it happens: what was staged goes by itself, the pointer stays."""
+    """A writer whose connection breaks before any of these commands leaves the pointer, and only keys that expire."""
     with a_cache(redis_server.url) as cache:
         publish(cache, a_set(1))
     before = keys_of(redis_server, SOURCE)
@@ -384,7 +402,10 @@ def test_a_writer_that_is_cut_off_leaves_only_keys_that_expire(redis_server: Red
 def test_an_index_that_lost_its_first_part_is_not_published(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A key that was evicted between two batches begins anew: the cache counts as down, the next run heals."""
+    """An index whose first batch was evicted during staging is not published, and the run reports the cache as down.
+
+    The evicted key would begin again with the second batch; the next run publishes the whole index.
+    """
     write_json(settings.input, {f"S{number}": a_record() for number in range(2 * STAGE_BATCH)})
     with connect(settings.redis_url, timeout_s=5.0) as client:
         execute = Pipeline.execute
@@ -402,6 +423,6 @@ def test_an_index_that_lost_its_first_part_is_not_published(
 
         assert optimize(settings).cache == "down"
 
-        assert batches == 5  # what waits, two of the index, the seal, and the report
+        assert batches == 5  # the waiting updates, two batches of the index, the seal, the report
         assert not client.exists(Keys(settings.source).current)
         assert optimize(settings).cache == "republished"

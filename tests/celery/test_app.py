@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_program_that_imports_the_package_is_not_ended_by_variables_with_the_same_prefix() -> None:
-    """A reader, a router or a sender: neither by its own names, even a misspelt one, nor by those of Kubernetes."""
+    """A program that imports the package is not ended by variables that begin with `ROLLING_` and are no settings.
+
+    This holds for readers, routers and senders, and for variables of the program's own, misspelt ones, and those of
+    Kubernetes. One of the program's own is warned of once, one of Kubernetes not at all.
+    """
     code = "import optimizer, optimizer.web, tasks.sender, tasks.rolling; optimizer.SnapshotReader.from_env().close()"
     others = {"ROLLING_WINDOW": "20", "ROLLING_INPT": "x", "ROLLING_REDIS_PORT": "tcp://10.0.0.1:6379"}
     command = [sys.executable, "-c", code]
@@ -28,7 +32,7 @@ def test_a_program_that_imports_the_package_is_not_ended_by_variables_with_the_s
 
 
 def test_the_variables_of_another_celery_program_do_not_change_the_broker() -> None:
-    """A backend's `CELERY_BROKER_URL` may be in the same environment."""
+    """The broker and the results are at `ROLLING_BROKER_URL`, even if a backend's `CELERY_BROKER_URL` is set too."""
     code = "from tasks import app; print(app.connection_for_read().host, app.connection().host, app.backend.url)"
     theirs = dict.fromkeys(("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), "redis://theirs:1/7")
     environ = os.environ | {"PYTHONPATH": str(ROOT)} | theirs | {"ROLLING_BROKER_URL": "redis://ours:2/3"}

@@ -1,4 +1,4 @@
-"""No message ends a worker: what cannot be decoded or dispatched is dropped, and the next message is taken."""
+"""Unusable messages: those that cannot be decoded or dispatched are dropped, and the worker takes the next one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def envelope(run_id: str = ID, task: str = TASK, body: Any = None, **headers: An
 
 
 def changed(path: str, value: object) -> bytes:
-    """A message with one field of another value, and its content marked."""
+    """Return a message with another value in one field, and `SECRET` in its content."""
     message = envelope(body=[[], {"force": SECRET}, None])
     *outer, name = path.split("/")
     inner: Any = message
@@ -88,7 +88,7 @@ def changed(path: str, value: object) -> bytes:
 
 
 def without(path: str) -> bytes:
-    """A message without one field."""
+    """Return a message without one field."""
     message = envelope()
     *outer, name = path.split("/")
     inner: Any = message
@@ -99,7 +99,7 @@ def without(path: str) -> bytes:
 
 
 def with_body(data: bytes, **fields: object) -> bytes:
-    """A message with a body of these bytes."""
+    """Return a message with these bytes as its body."""
     return json.dumps({**envelope(), "body": base64.b64encode(data).decode(), **fields}).encode()
 
 
@@ -253,7 +253,7 @@ STRANGE: dict[str, bytes] = {
 
 
 class Victim:
-    """One worker, and its queue for messages of any kind."""
+    """A worker and its queue, to which a test sends messages of any kind."""
 
     def __init__(self, fleet: Fleet, client: redis.Redis) -> None:
         self.fleet = fleet
@@ -269,7 +269,7 @@ class Victim:
         self.fleet.check()
 
     def assert_nothing_is_left(self) -> None:
-        """No message waits, and none would be restored."""
+        """Check that no message waits in the queue, and that none would be restored to it."""
         wait_until(lambda: not self.client.hlen("unacked"), what="nothing unacknowledged")
         assert self.client.zcard("unacked_index") == self.client.llen(self.queue) == 0
 
@@ -287,12 +287,12 @@ def victim(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) 
         fleet.start_worker()
         yield Victim(fleet, client)
         assert fleet.end("worker", signal.SIGTERM) == 0
-        assert client.llen(f"rolling.{settings.source}") == 0  # nothing was restored, to end the next worker
+        assert client.llen(f"rolling.{settings.source}") == 0  # no message was restored that could end the next worker
 
 
 @pytest.mark.parametrize("messages", [HOSTILE, STRANGE], ids=["hostile", "strange"])
 def test_no_message_ends_a_worker(victim: Victim, messages: dict[str, bytes]) -> None:
-    """Each is followed by a good one, which is executed."""
+    """After each unusable or strange message, the worker executes the good one that follows it."""
     for name, message in messages.items():
         try:
             victim.take(message)
@@ -302,7 +302,10 @@ def test_no_message_ends_a_worker(victim: Victim, messages: dict[str, bytes]) ->
 
 
 def test_a_dropped_message_is_logged_in_one_line_without_its_content_and_counted(victim: Victim) -> None:
-    """An operator sees how many were dropped, from where and why; their content may be hostile, and is not logged."""
+    """Each dropped message is counted, and is one log line with its queue and the reason.
+
+    Its content may be hostile, and is not logged.
+    """
     before = len(victim.fleet.lines)
     victim.take(*HOSTILE.values())
 
@@ -323,7 +326,7 @@ def test_a_dropped_message_is_logged_in_one_line_without_its_content_and_counted
 
 
 def test_the_sender_of_a_task_that_does_not_exist_gets_a_failure(victim: Victim) -> None:
-    """Its name may be misspelt, and its result says that it is not registered."""
+    """A message for an unknown task, whose name may be misspelt, gets the result FAILURE with `NotRegistered`."""
     victim.take(json.dumps(envelope("misspelt", "tasks.optimise")).encode())
     meta = json.loads(victim.client.get("celery-task-meta-misspelt") or b"{}")
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "NotRegistered")
@@ -331,7 +334,7 @@ def test_the_sender_of_a_task_that_does_not_exist_gets_a_failure(victim: Victim)
 
 @pytest.mark.parametrize("channel", ["/0.celery.pidbox", "/0.celeryev/worker.heartbeat", "/0.celeryev/worker.elect"])
 def test_no_command_and_no_event_ends_a_worker(victim: Victim, channel: str) -> None:
-    """They come through pub/sub channels, and pass the same checks."""
+    """Malformed commands and events, which arrive by pub/sub channels and pass the same checks, do not end a worker."""
     commands = [
         *(b"5", b'"text"', b"[]", b"{}", b"null", b'{"method": {}}', b'{"method": "nothing", "reply_to": 5}'),
         *(b'{"method": "revoke", "arguments": {"task_id": {"a": {}}}}', b'{"method": "ping", "destination": 5}'),
@@ -348,7 +351,7 @@ def test_no_command_and_no_event_ends_a_worker(victim: Victim, channel: str) -> 
     assert "OK" in victim.fleet.celery("inspect", "ping")
 
 
-# ---- the law: messages of any shape
+# ---- property: messages of any shape
 
 texts = st.text(st.characters(exclude_categories=()), max_size=20)  # with surrogates
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
@@ -360,7 +363,7 @@ values = st.recursive(
 
 
 def paths(message: object, outer: str = "") -> list[str]:
-    """Every field of a message, as `changed` takes them."""
+    """Return the path of every field of a message, in the form that `changed` takes."""
     if not isinstance(message, dict):
         return []
     return [path for name, inner in message.items() for path in (outer + name, *paths(inner, f"{outer}{name}/"))]
@@ -368,7 +371,7 @@ def paths(message: object, outer: str = "") -> list[str]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A message with a few fields of any other value, or cut, or any bytes; none has a countdown."""
+    """A message with any other value in a few fields, or cut short, or of any bytes; none has a countdown."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=50))
     arguments = st.tuples(st.lists(values), st.dictionaries(st.text(), values), values)
@@ -390,7 +393,7 @@ def messages(draw: st.DrawFn) -> bytes:
 @given(st.lists(messages(), min_size=20, max_size=40))
 @hypothesis_settings(max_examples=examples(15), suppress_health_check=list(HealthCheck))
 def test_messages_of_any_shape(victim: Victim, batch: list[bytes]) -> None:
-    """After any messages in any order the worker takes the next one, and has none left to restore."""
+    """After any messages in any order the worker takes the next one, and none of them is left to be restored."""
     victim.take(*batch)
     victim.assert_nothing_is_left()
 
@@ -398,7 +401,10 @@ def test_messages_of_any_shape(victim: Victim, batch: list[bytes]) -> None:
 def test_a_channel_that_outlives_its_connection_with_a_message_in_flight_can_be_closed(
     redis_server: RedisServer,
 ) -> None:
-    """`collect` leaves a channel so where Redis comes back amid it; an error of `close` would end the worker."""
+    """Closing a channel that lost its connection raises no error, and its unacknowledged message can be restored.
+
+    `collect` leaves such a channel if Redis comes back during it; an error of `close` would end the worker.
+    """
     connection: Any = Connection(redis_server.url)  # type: ignore[no-untyped-call]
     with connection, redis_server.client as client:
         queue = connection.SimpleQueue("in-flight")

@@ -1,4 +1,4 @@
-"""Flower's defaults, wherever it is started as `celery -A tasks flower`."""
+"""The defaults of Flower when it is started as `celery -A tasks flower`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
-    """`celery -A tasks flower` alone listens on loopback and makes up a password; what is set is left alone."""
+    """`celery -A tasks flower` listens on loopback and makes up a password; an address or a login that is set stays.
+
+    Variables that Kubernetes makes for a service called `flower` are removed.
+    """
     environ: dict[str, str] = {}
     close_flower(environ, ["celery", "-A", "tasks", "flower"])
     assert environ["FLOWER_ADDRESS"] == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""A guard of the user's in the children of a real worker: it refuses, exits, hangs, and is passed once."""
+"""A user's guard in the children of a real worker, where it refuses, exits, hangs, and is skipped once by `accept`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def check(new, current):
 
 @pytest.mark.parametrize("parts", [False, True], ids=["one file", "parts"])
 def test_a_guard_in_a_worker(tmp_path: Path, settings: Settings, parts: bool) -> None:
-    """Refusals are failures with its text, of merges too; no child is lost by it; accept asks no guard."""
+    """A guard that refuses, exits or hangs makes the run fail and ends no child; a run with `accept` does not call it.
+
+    The failure has the guard's text, also if the run merges parts.
+    """
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/shop_guards.py").write_text(GUARD)
     path = local(settings.input).parent / "engine"

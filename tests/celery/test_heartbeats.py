@@ -1,4 +1,4 @@
-"""The heartbeats of real workers and beats: who is listed, who is missed, and what the diagnosis makes of it."""
+"""The heartbeats of real workers and beats: which are listed, which are reported missing, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def fleet(settings: Settings, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet with an interval of half a second, so that it is missed after some seconds."""
+    """A fleet with an interval of half a second, so that a process that is gone is missed after some seconds."""
     settings = replace(settings, interval_s=0.5)
     write_json(settings.input, {"AAPL": a_record()})
     variables = {"ROLLING_INTERVAL_S": "0.5", "ROLLING_STARTUP_DELAY_S": "0"}
@@ -33,12 +33,15 @@ def fleet(settings: Settings, tmp_path: Path) -> Iterator[Fleet]:
 
 
 def listed(fleet: Fleet, kind: str) -> list[Process]:
-    """The processes of a kind."""
+    """Return the listed processes of a kind."""
     return [each for each in fleet.reader.facts().processes if each.kind == kind]
 
 
 def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
-    """One that is killed is overdue, and the diagnosis names it; a worker that ends as it should leaves the list."""
+    """Running workers and beats are listed; a beat that was killed is overdue, and the diagnosis names it.
+
+    A process that ends normally leaves the list.
+    """
     assert fleet.reader.diagnose().code == "no_worker"
     fleet.start_worker()
     fleet.start_beat()
@@ -75,7 +78,10 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
 
 
 def test_a_worker_without_its_broker_does_not_tell(settings: Settings, redis_server: RedisServer) -> None:
-    """It takes no run, though its process lives and the cache answers."""
+    """A worker that is not connected to its broker sends no heartbeat, since it takes no run.
+
+    This holds although its process lives and the cache responds.
+    """
     app = Celery(broker=settings.redis_url, set_as_current=False)
     key = Keys(settings.source).processes
     with redis_server.client as client:
@@ -91,7 +97,7 @@ def test_a_worker_without_its_broker_does_not_tell(settings: Settings, redis_ser
 def test_the_lowest_limit_of_memory_counts(
     container: str | None, lowest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the container's, where there is one, and the one at which Celery replaces a child, in KiB."""
+    """The reported memory limit is the lower of the container's, if it has one, and Celery's for a child, in KiB."""
     path = tmp_path / "memory.max"
     if container is not None:
         path.write_text(container)

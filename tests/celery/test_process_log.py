@@ -1,4 +1,4 @@
-"""What the processes of the stand-alone app log: one line for each run, as text and as JSON."""
+"""The logs of the stand-alone app's processes: one line for each run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ RUN_TASK = "tasks.optimize_rolling_data"
 
 @pytest.mark.slow
 def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path, settings: Settings) -> None:
-    """Of worker, beat, watch and web, from the first line of the log on; of parts, which Celery calls ignored, too."""
+    """With `ROLLING_LOG_FORMAT=json`, all log lines of worker, beat, watch and web are JSON, from the first one on.
+
+    Each run is one line with its source and its id. Celery's own lines on tasks are not shown, not even those on parts,
+    which Celery calls ignored.
+    """
     for part in "ab":
         write_json(tmp_path / "in" / f"{part}.json.gz", {part: a_record()})
     variables = {
@@ -32,7 +36,7 @@ def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path,
         "ROLLING_INPUT": f"{tmp_path}/in/*.json.gz",
         "ROLLING_SOURCE": settings.source,
         "ROLLING_INTERVAL_S": "1",
-        "ROLLING_WINDOW": "20",  # no setting, of which the web warns
+        "ROLLING_WINDOW": "20",  # no setting, so the web warns of it
     }
     with Fleet(tmp_path, settings, **variables) as fleet:
         fleet.start_watch()
@@ -57,13 +61,13 @@ def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path,
     [done] = [line for line in of_runs if "stats" in line]
     assert (done["level"], done["version"], done["stats"]["parts"]) == ("INFO", reports[-1].version, 2)
     assert {line["level"] for line in of_runs if line.get("error") == "SourceMissing"} == {"ERROR"}
-    # Celery's begin so: received, succeeded, ignored, raised expected.
+    # Celery's own lines begin like this: received, succeeded, ignored, raised expected.
     assert not [line for line in by_process["worker"] if line["message"].startswith("Task tasks.")]
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_one_line_of_text_with_its_id(tmp_path: Path, settings: Settings) -> None:
-    """Celery's own lines of it are there with DEBUG, for those who look for them."""
+    """A failed run is one line of text with its id; Celery's own lines on it are logged too, but as DEBUG."""
     with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
         fleet.start_worker("--loglevel", "DEBUG")
         run_id = client.send_task(RUN_TASK, queue=f"rolling.{settings.source}").id
@@ -75,7 +79,7 @@ def test_a_run_that_fails_is_one_line_of_text_with_its_id(tmp_path: Path, settin
 
 
 def test_the_log_of_another_app_is_its_own() -> None:
-    """`register` gives it neither our formats nor our levels of Celery's lines; the stand-alone app has both."""
+    """`register` gives another app neither our log formats nor our levels of Celery's lines; our own app has both."""
     theirs = Celery("proj", set_as_current=False)
     register(theirs)
     assert type(theirs.log) is Logging
@@ -86,7 +90,10 @@ def test_the_log_of_another_app_is_its_own() -> None:
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
 def test_what_celery_says_of_each_task_has_debug(level: int, caplog: pytest.LogCaptureFixture) -> None:
-    """And is dropped where that is not shown; other lines of the same logger stay, also a task that is a bug."""
+    """Celery's lines on each task become DEBUG, and are dropped where DEBUG is not shown.
+
+    Other lines of the same logger stay, also that of an unexpected error, which is a bug.
+    """
     log = logging.getLogger("celery.app.trace")
     caplog.set_level(level, logger=log.name)
     log.addFilter(_with_debug_lines)
@@ -103,7 +110,7 @@ def test_what_celery_says_of_each_task_has_debug(level: int, caplog: pytest.LogC
 
 
 def logged(fleet: Fleet, name: str) -> list[dict[str, Any]]:
-    """What a process has logged, from its first line of JSON on; what else it prints before is not its log's."""
+    """Return the log lines of a process from its first line of JSON on; output before that is not its log's."""
     lines = [line.removeprefix(f"{name}| ") for line in fleet.lines if line.startswith(f"{name}| ")]
     first = next((index for index, line in enumerate(lines) if line.startswith("{")), len(lines))
     return [json.loads(line) for line in lines[first:] if name != "web" or not line.startswith("http://")]

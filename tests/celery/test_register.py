@@ -1,4 +1,4 @@
-"""`register`: the tasks in another team's Celery app, with real workers and beats, and what it leaves alone."""
+"""`register`: our tasks in another team's Celery app, with real workers and beats; and what it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROUTES: Final = {"proj.*": {"queue": "theirs"}}
 
 
 def _no_route(*_: Any, **__: Any) -> None:
-    """A router of theirs that has nothing to say."""
+    """Route no message, as a router of the other app."""
 
 
 class _Config:
@@ -92,7 +92,7 @@ def _by_attributes(app: celery.Celery) -> None:
 
 
 def _queue(app: celery.Celery, name: str) -> str:
-    """Where a message for a task goes, also if it is sent by its name."""
+    """Return the queue of messages for a task, also of those that are sent by its name."""
     return str(app.amqp.router.route({}, name)["queue"].name)
 
 
@@ -102,7 +102,10 @@ STYLES: Final = [_by_class, _by_module, _by_namespace, _by_old_names, _by_attrib
 @pytest.mark.parametrize("when", ["before", "after", "configured", "finalized"])
 @pytest.mark.parametrize("configure", STYLES)
 def test_an_app_keeps_its_configuration(configure: Callable[[celery.Celery], None], when: str) -> None:
-    """In any style, set before or after: our tasks have options of their own, and the schedule gets an entry."""
+    """An app keeps its configuration, in any style, and set before or after `register`.
+
+    Our tasks have options of their own, and the schedule gets one more entry.
+    """
     app = celery.Celery("proj", set_as_current=False)
     if when != "after":
         configure(app)
@@ -129,7 +132,7 @@ def test_an_app_keeps_its_configuration(configure: Callable[[celery.Celery], Non
         assert (task.soft_time_limit, task.time_limit) == (300, 330)
     assert app.conf.beat_schedule[ENTRY]["options"] == {"expires": 30.0, "queue": "rolling"}
     assert app.conf.beat_schedule["theirs"] == THEIRS["theirs"]
-    assert list(THEIRS) == ["theirs"]  # an object of theirs, which other apps may share
+    assert list(THEIRS) == ["theirs"]  # an object of the other app, which more apps may share
     conf = app.conf
     assert (conf.broker_url, conf.task_default_queue, conf.task_acks_late, conf.task_ignore_result) == (
         _Config.broker_url,
@@ -142,7 +145,10 @@ def test_an_app_keeps_its_configuration(configure: Callable[[celery.Celery], Non
 
 
 def test_a_schedule_and_routes_that_are_assigned_later_do_not_replace_ours() -> None:
-    """Also on an app whose configuration has been read before: they are put together when it is finalized."""
+    """A schedule and routes that are assigned after `register` are merged with ours when the app is finalized.
+
+    This holds also for an app whose configuration has been read before.
+    """
     app = celery.Celery("proj", set_as_current=False)
     assert app.conf.task_default_queue == "celery"
     register(app, queue="rolling")
@@ -154,7 +160,7 @@ def test_a_schedule_and_routes_that_are_assigned_later_do_not_replace_ours() -> 
 
 
 def test_queues_count_in_an_app_that_has_sent_something_before() -> None:
-    """Celery keeps the router that it has made for the first message."""
+    """The queues of `register` apply also if the app has sent a message, for which Celery made and kept a router."""
     app = celery.Celery("proj", set_as_current=False)
     app.finalize()
     assert _queue(app, RUN) == "celery"
@@ -163,7 +169,10 @@ def test_queues_count_in_an_app_that_has_sent_something_before() -> None:
 
 
 def test_without_queues_the_apps_own_routes_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No queue and no schedule is made up; an entry of the same name is theirs."""
+    """Without queues the app's own routes apply, and our entries name no queue; an app's entry with our name stays.
+
+    `beat=False` adds no entries, and `source` limits them to these sources.
+    """
     monkeypatch.setenv("ROLLING_SOURCES", "brain=a.json; days=b/*.json")
     app = celery.Celery("proj", set_as_current=False)
     app.conf.beat_schedule = {"optimize-rolling-data-brain": THEIRS["theirs"]}
@@ -185,14 +194,14 @@ def test_without_queues_the_apps_own_routes_decide(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_serializer_is_one_that_the_apps_workers_accept() -> None:
-    """JSON, or the app's own where its workers refuse JSON."""
+    """Our tasks use the app's own serializer if its workers refuse JSON, and JSON otherwise."""
     app = celery.Celery("proj", set_as_current=False, accept_content=["yaml"], task_serializer="yaml")
     register(app)
     assert app.tasks[RUN].serializer == "yaml"
 
 
 def test_other_apps_get_no_tasks_and_the_current_app_stays() -> None:
-    """Neither from an app that is registered, nor from the stand-alone one."""
+    """Neither a registered app nor the stand-alone one adds our tasks to other apps or becomes the current app."""
     before = celery.current_app._get_current_object()
     ours = create_app()
     theirs = celery.Celery("proj", set_as_current=False)
@@ -209,7 +218,10 @@ def test_other_apps_get_no_tasks_and_the_current_app_stays() -> None:
 
 @pytest.mark.parametrize("name", [RUN, SCAN, MERGE])
 def test_a_task_of_theirs_with_a_name_of_ours_is_refused_by_name(name: str) -> None:
-    """Celery would keep theirs, and send it what is meant for ours; a module `tasks` of theirs may have such a one."""
+    """`register` refuses an app that has a task with one of our names, as a module `tasks` of the app may define.
+
+    Celery would keep the app's task, and send it the messages that are meant for ours.
+    """
     app = celery.Celery("proj", set_as_current=False)
     app.task(name=name, shared=False)(_no_route)
     app.finalize()
@@ -218,7 +230,7 @@ def test_a_task_of_theirs_with_a_name_of_ours_is_refused_by_name(name: str) -> N
 
 
 def test_a_second_register_is_refused() -> None:
-    """It could not be told which queues a task has."""
+    """A second `register` of the same app is refused, since it would be unclear which queues a task has."""
     app = celery.Celery("proj", set_as_current=False)
     register(app, source="brain")
     with pytest.raises(ValueError, match=r"called before for the app 'proj'.*source=\[\.\.\.\]"):
@@ -226,7 +238,7 @@ def test_a_second_register_is_refused() -> None:
 
 
 def test_a_sender_needs_an_app_with_our_tasks() -> None:
-    """The error says what to call."""
+    """A sender with an app that lacks our tasks fails, and the error says what to call."""
     with pytest.raises(SettingsInvalid, match=r"'proj' has no tasks of ours: call optimizer\.celery\.register\(app\)"):
         CelerySender(celery.Celery("proj", set_as_current=False)).state("x")
 
@@ -252,7 +264,10 @@ def test_a_sender_needs_an_app_with_our_tasks() -> None:
 def test_a_broker_variable_that_differs_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, configured: Any, variable: str, is_refused: bool
 ) -> None:
-    """It would be another program's, or a mistake; the same broker in another spelling is none."""
+    """A `ROLLING_BROKER_URL` that is not the app's broker is refused by name; another spelling of that broker is not.
+
+    A different address is another program's, or a mistake. The error has no password.
+    """
     monkeypatch.setenv("ROLLING_BROKER_URL", variable)
     app = celery.Celery("proj", set_as_current=False, broker=configured)
     register(app)
@@ -265,7 +280,7 @@ def test_a_broker_variable_that_differs_is_refused_by_name(
 
 
 def test_a_source_that_is_not_configured_is_refused_by_name() -> None:
-    """With those that are."""
+    """A source that is not configured is refused by its name, with the names of those that are."""
     app = celery.Celery("proj", set_as_current=False)
     register(app, source=["days", "rolling_brain"])
     with pytest.raises(SettingsInvalid, match=r"names days, .*configured: rolling_brain"):
@@ -305,7 +320,10 @@ assert "optimizer.celery.consumer" in sys.modules
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["ROLLING_GZIP_LEVEL", "ROLLING_INPT", "ROLLING_BROKER_URL"])
 def test_no_import_has_an_effect(tmp_path: Path, variable: str) -> None:
-    """No current app, signal, level, variable or command of a worker is changed, and no variable ends the process."""
+    """No import of a module changes the current app, a signal, a log level, a variable or a worker's command.
+
+    No bad variable ends the process.
+    """
     environ = os.environ | {"PYTHONPATH": str(ROOT), variable: "bad"}
     code = IMPORT_ALL
     done = subprocess.run(
@@ -318,7 +336,7 @@ def test_no_import_has_an_effect(tmp_path: Path, variable: str) -> None:
 
 
 def _files_broker(directory: Path) -> str:
-    """A broker that is no Redis and needs no server."""
+    """Return the settings of a broker that is no Redis and needs no server."""
     queues = directory / "queues"
     queues.mkdir(parents=True)
     options = {"data_folder_in": str(queues), "data_folder_out": str(queues), "control_folder": str(directory / "c")}
@@ -340,7 +358,7 @@ BACKENDS: Final = {
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 def test_a_run_is_sent_made_and_followed(tmp_path: Path, settings: Settings, backend: str) -> None:
-    """With any broker and any result backend: to its report, or to the error's name."""
+    """With any result backend, over a broker that is no Redis, a run is followed to its report or its error's name."""
     write_json(settings.input, {"AAPL": a_record()})
     results = backend.format(redis=settings.redis_url[:-1], directory=tmp_path)
     config = _files_broker(tmp_path) + "\n" + results
@@ -360,7 +378,10 @@ def test_a_run_is_sent_made_and_followed(tmp_path: Path, settings: Settings, bac
 
 @pytest.mark.slow
 def test_a_run_that_no_worker_begins_is_held_once_and_then_expires(tmp_path: Path, settings: Settings) -> None:
-    """Its key in the cache tells that it came too late."""
+    """A run that no worker begins stays the one pending run, until its key in the cache shows that it has expired.
+
+    Until then the same request gets its id, and one with `force` is refused.
+    """
     config = _files_broker(tmp_path)
     with ForeignApp(tmp_path / "proj", settings, config) as app:
         code = """
@@ -390,7 +411,10 @@ client.close()
 
 @pytest.mark.slow
 def test_a_broker_that_is_away_is_one_sentence(tmp_path: Path, settings: Settings) -> None:
-    """Within seconds, without the password, and the next request is not held up."""
+    """If the broker is away, sending a run fails within seconds with one sentence, without the password.
+
+    The next request is not delayed by the first.
+    """
     config = 'broker_url = "amqp://user:secret@127.0.0.1:1//"'
     with ForeignApp(tmp_path / "proj", settings, config) as app:
         code = """
@@ -413,7 +437,10 @@ for _ in range(2):
 
 @pytest.mark.slow
 def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: Settings) -> None:
-    """One error each at the start; our task fails by name, theirs are made, also those that beat sends."""
+    """With a wrong variable, worker and beat continue and log one error each at their start.
+
+    Our task fails by name; the app's own tasks are executed, also those that beat sends.
+    """
     config = (
         _redis_broker(settings) + '\nbeat_schedule = {"x": {"task": "proj.add", "schedule": 0.5, "args": [20, 22]}}'
     )
@@ -430,7 +457,10 @@ def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: S
 
 @pytest.mark.slow
 def test_the_stand_alone_apps_checks_end_no_worker_of_another_app(tmp_path: Path, settings: Settings) -> None:
-    """Though its process uses both: a misspelt name is a warning there, and its loggers keep their levels."""
+    """The checks of the stand-alone app do not end another app's worker whose process uses both apps.
+
+    There a misspelt name is a warning, and loggers keep their levels.
+    """
     with ForeignApp(tmp_path / "proj", settings, _redis_broker(settings), ROLLING_INPT="x") as app:
         module = app.directory / "proj.py"
         module.write_text("from optimizer.celery.standalone import app as ours\nours.finalize()\n" + module.read_text())
@@ -442,7 +472,7 @@ def test_the_stand_alone_apps_checks_end_no_worker_of_another_app(tmp_path: Path
 
 @pytest.mark.slow
 def test_beat_with_its_own_scheduler_sends_ticks(tmp_path: Path, settings: Settings) -> None:
-    """`PersistentScheduler`, which is the default, sees our entry beside theirs; a changed input is published."""
+    """`PersistentScheduler`, beat's default, sends our entry as well as the app's own; a changed input is published."""
     write_json(settings.input, {"AAPL": a_record()})
     config = (
         _redis_broker(settings) + '\nbeat_schedule = {"x": {"task": "proj.add", "schedule": 0.5, "args": [20, 22]}}'
@@ -465,7 +495,10 @@ def test_beat_with_its_own_scheduler_sends_ticks(tmp_path: Path, settings: Setti
 def test_parts_are_distributed_where_the_result_backend_can_join_them(
     tmp_path: Path, settings: Settings, may_join: bool
 ) -> None:
-    """Else the run scans them itself, and the worker says so at its start."""
+    """Parts are distributed if the result backend can join tasks; if not, the run scans them itself.
+
+    In that case the worker says so at its start.
+    """
     for number in range(3):
         write_json(tmp_path / "parts" / f"{number}.json", {f"S{number}": a_record()})
     variables = {"ROLLING_INPUT": f"{tmp_path}/parts/*.json", "ROLLING_SOURCE": "parted"}
@@ -485,7 +518,7 @@ def test_parts_are_distributed_where_the_result_backend_can_join_them(
 
 @pytest.mark.slow
 def test_a_sender_sees_progress_where_results_are_off(tmp_path: Path, settings: Settings) -> None:
-    """As with the stand-alone app."""
+    """A sender sees the progress of a run also in an app whose results are off, as with the stand-alone app."""
     write_sample(local(settings.input), symbols=1_000, points=4_000)
     with ForeignApp(tmp_path / "proj", settings, _files_broker(tmp_path), ROLLING_ENGINE="ijson") as app:
         app.start_worker("-c", "1")

@@ -49,21 +49,24 @@ FORGED = {
 
 @pytest.mark.parametrize("data", FORGED.values(), ids=FORGED)
 def test_a_stored_value_of_another_format_is_refused(data: bytes) -> None:
-    """In one line, with the run's id."""
+    """A stored value of another format is refused with an error that has the run's id."""
     with pytest.raises(CacheUnavailable, match="the broker holds a result of some-id that is none of ours"):
         decode_result("some-id", data)
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "system", "X"])
 def test_a_failure_raises_no_exception_of_other_modules(name: str) -> None:
-    """Celery would import the exception that it names, and raise it."""
+    """A failure that names another module's exception is a plain `RollingError`; Celery would import and raise it."""
     with pytest.raises(RollingError, match=f"{name}: why") as caught:
         report_of(decode_result("id", failed(name, exc_module="os")))
     assert type(caught.value) is RollingError
 
 
 def test_a_failure_is_raised_as_the_error_of_the_run() -> None:
-    """With its class and its text; Celery's errors become sentences that say what happened."""
+    """A failure is raised as the run's error, with its class and its text.
+
+    Celery's own errors become `RunLost` with a sentence that says what happened.
+    """
     with pytest.raises(SourceTorn, match=r"^why$"):
         report_of(decode_result("id", failed("SourceTorn", exc_module="anything")))
     with pytest.raises(RunLost, match="its worker was killed"):
@@ -76,7 +79,7 @@ def test_a_failure_is_raised_as_the_error_of_the_run() -> None:
 
 @pytest.mark.parametrize("status", ["PENDING", "RECEIVED", "STARTED", "PROGRESS", "RETRY"])
 def test_a_run_that_has_not_ended_has_no_report(status: str) -> None:
-    """In any of these states."""
+    """A result in any state before the end of the run gives no report."""
     assert report_of(decode_result("id", stored(status=status, result={"percent": 5}))) is None
 
 
@@ -99,6 +102,6 @@ names = st.sampled_from([*REPORT, "exc_type", "exc_message"])
     )
 )
 def test_results_of_any_shape(fields: dict[str, Any]) -> None:
-    """A report, an error of this package, or nothing yet."""
+    """A stored result of any shape gives a report, an error of this package, or nothing yet."""
     with suppress(RollingError):
         report_of(decode_result("id", json.dumps(fields).encode()))

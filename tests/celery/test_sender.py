@@ -1,4 +1,4 @@
-"""Runs that are sent for the web: one a source at a time, over all processes; and forged results."""
+"""Runs that the web sends: one at a time for each source, over all processes; and forged results."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def broker(webs: list[WebServer], redis_server: RedisServer) -> Iterator[redis.R
 
 
 def ask(web: WebServer, method: str, path: str, body: bytes | None = None, token: str = TOKEN) -> tuple[int, Any]:
-    """The status, and what the answer says."""
+    """Send a request; return the status and the decoded body of the response."""
     with closing(http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)) as connection:
         connection.request(method, path, body, {"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
@@ -84,7 +84,7 @@ def store(broker: redis.Redis, run: str, status: str, result: Any = None) -> Non
 
 
 def test_of_all_requests_of_a_source_one_is_sent(webs: list[WebServer], broker: redis.Redis) -> None:
-    """In any process all get its id, and one message is in the queue, until the run has ended."""
+    """Until a run has ended, all requests for its source, to any process, get its id, and one message is sent."""
     with ThreadPoolExecutor(16) as threads:
         sent = list(threads.map(lambda number: ask(webs[number % 2], "POST", "/runs"), range(200)))
     assert {status for status, _ in sent} == {202}
@@ -112,7 +112,10 @@ def test_of_all_requests_of_a_source_one_is_sent(webs: list[WebServer], broker: 
 def test_a_run_that_should_do_more_is_not_mixed_up_with_one_that_does_less(
     webs: list[WebServer], broker: redis.Redis, more: str
 ) -> None:
-    """A forced run is refused while one that is not forced is on; the other way round, the forced one's id is given."""
+    """A run with `force` or `accept` is refused (409) while one without it is pending.
+
+    In the other order, a request without it gets the id of the pending run that has it.
+    """
     doing_more = json.dumps({more: True}).encode()
     run = ask(webs[0], "POST", "/runs")[1]["id"]
     status, problem = ask(webs[1], "POST", "/runs", doing_more)
@@ -130,7 +133,10 @@ def test_a_run_that_should_do_more_is_not_mixed_up_with_one_that_does_less(
 
 
 def test_a_run_that_no_worker_has_begun_in_time_holds_up_no_other(webs: list[WebServer], broker: redis.Redis) -> None:
-    """Its message has expired by then, and its key expires too."""
+    """A run that no worker has begun within a minute does not block the next: its message has expired by then.
+
+    The key that notes the run expires too. A run that has begun still blocks the next.
+    """
     first = ask(webs[0], "POST", "/runs")[1]["id"]
     assert ask(webs[0], "POST", "/runs")[1]["id"] == first
     kept_ms = broker.pttl(REQUESTED)
@@ -144,7 +150,7 @@ def test_a_run_that_no_worker_has_begun_in_time_holds_up_no_other(webs: list[Web
 
 
 def test_a_run_that_could_not_be_sent_holds_up_no_other(webs: list[WebServer], broker: redis.Redis) -> None:
-    """The next request sends one."""
+    """After a run that could not be sent, the next request sends one."""
     broker.set(QUEUE, "no list")
     assert ask(webs[0], "POST", "/runs")[0] == 503
     broker.delete(QUEUE)
@@ -157,7 +163,7 @@ def test_a_run_that_could_not_be_sent_holds_up_no_other(webs: list[WebServer], b
     "damage", ["junk", "list", "[]", '{"id": 5}', '{"id": "x", "force": true}', "[" * 100_000, "\udcff", "null"]
 )
 def test_a_damaged_note_is_replaced(webs: list[WebServer], broker: redis.Redis, damage: str) -> None:
-    """For any content of the key."""
+    """A note of the pending run that is damaged in any way is replaced by the next request."""
     if damage == "list":
         broker.lpush(REQUESTED, "x")
     else:
@@ -181,7 +187,7 @@ STATUSES: Final = ("SUCCESS", "FAILURE", "REVOKED", "PROGRESS", "STARTED", "RETR
 
 @st.composite
 def changed(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
-    """An object of ours with some members taken away, or replaced by anything."""
+    """One of our objects, with some members removed, or replaced by any value."""
     given = {name: value for name, value in whole.items() if draw(st.booleans())}
     for name in draw(st.lists(st.sampled_from(sorted(whole)), max_size=2)):
         given[name] = draw(values)
@@ -199,7 +205,7 @@ forged = st.binary(max_size=200) | values.map(json.dumps).map(str.encode) | enve
 
 
 def said(web: WebServer) -> dict[str, Any]:
-    """The answer of the server: one of the states or a problem, never a traceback."""
+    """Return the response for the run, after a check that it is a state or a problem, never a traceback."""
     status, answer = ask(web, "GET", f"/runs/{ID}")
     if status == 200:
         assert answer["id"] == ID
@@ -215,7 +221,7 @@ class Raises:
     """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Run it."""
+        """Make unpickling run code."""
         return exec, ("raise SystemExit",)
 
 
@@ -269,14 +275,14 @@ OTHER_TYPES: Final = {
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
 def test_a_key_of_another_type_is_no_result(webs: list[WebServer], broker: redis.Redis, kind: str) -> None:
-    """A key of any other type gives 503."""
+    """A key of another type in place of a result gives 503."""
     command, *arguments = OTHER_TYPES[kind]
     broker.execute_command(command, RESULT, *arguments)  # type: ignore[no-untyped-call]
     assert said(webs[0])["status"] == 503
 
 
 def test_a_huge_result_is_not_read(webs: list[WebServer], broker: redis.Redis) -> None:
-    """The server needs no memory for it."""
+    """A result of 200 MB gives 503 without being read: the peak memory of the server rises by less than 30 MB."""
     broker.setrange(RESULT, 200_000_000, "x")
     before_mb = peak_memory_mb(webs[0])
     assert said(webs[0])["status"] == 503
@@ -285,13 +291,13 @@ def test_a_huge_result_is_not_read(webs: list[WebServer], broker: redis.Redis) -
 
 
 def peak_memory_mb(web: WebServer) -> float:
-    """The most resident memory that the server has had."""
+    """Return the peak resident memory of the server."""
     status = Path(f"/proc/{web.process.pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1e3
 
 
 def test_results_of_workers_are_shown(webs: list[WebServer], broker: redis.Redis) -> None:
-    """As a worker stores them; a failed run has the name and the text of its error."""
+    """Results that workers store are shown as states of the run; a failed one has the name and text of its error."""
     assert said(webs[0])["state"] == "pending"
     for status, result, expected in (
         ("PENDING", None, {"state": "pending"}),
@@ -315,7 +321,10 @@ def test_results_of_workers_are_shown(webs: list[WebServer], broker: redis.Redis
 
 @pytest.mark.alone
 def test_wrong_tokens_are_slowed_down(webs: list[WebServer], broker: redis.Redis) -> None:
-    """By more with each of them, up to 429 with Retry-After; the right token is answered at once meanwhile."""
+    """Responses to wrong tokens are delayed by more with each of them, up to 429 with `Retry-After`.
+
+    Requests with the right token get their responses at once meanwhile. Each process counts for itself.
+    """
     ended = time.monotonic() + 3
 
     def guess(number: int) -> list[int]:
@@ -334,11 +343,11 @@ def test_wrong_tokens_are_slowed_down(webs: list[WebServer], broker: redis.Redis
             time.sleep(0.05)
         statuses = [status for found in guessing for status in found]
     assert set(statuses) == {401, 429}
-    assert len(statuses) < 100  # of thousands
+    assert len(statuses) < 100  # instead of thousands
     assert broker.llen(QUEUE) == 1
     with closing(http.client.HTTPConnection("127.0.0.1", webs[0].port, timeout=10)) as connection:
         connection.request("POST", "/runs", headers={"Authorization": "Bearer wrong"})
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("Content-Type")) == (429, "application/problem+json")
         assert 0 < int(answer.getheader("Retry-After", "")) < 20
-    assert ask(webs[1], "POST", "/runs", token="wrong")[0] == 401  # counted by each process
+    assert ask(webs[1], "POST", "/runs", token="wrong")[0] == 401  # each process counts for itself

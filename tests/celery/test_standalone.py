@@ -1,4 +1,4 @@
-"""The stand-alone app beside modules of other programs that have the names of the repository's own."""
+"""The stand-alone app beside other programs, whose modules may have the names of this repository's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Settings) -> None:
-    """It gets no password and no address of ours, also where that app imports ours."""
+    """Flower of another app gets neither a password nor an address from us, even if that app imports ours."""
     with ForeignApp(tmp_path / "proj", settings, f'broker_url = "{settings.redis_url}"', PYTHONPATH=str(ROOT)) as app:
         module = app.directory / "proj.py"
         module.write_text("import optimizer.celery.standalone, tasks.rolling, tasks.sender\n" + module.read_text())
@@ -27,7 +27,7 @@ def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Sett
 
 
 def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) -> None:
-    """As with `celery -A tasks`."""
+    """Flower of `optimizer.celery.standalone` listens on loopback with a login, like that of `celery -A tasks`."""
     with ForeignApp(tmp_path / "proj", settings, "") as app:
         app.start_flower(module="optimizer.celery.standalone")
         assert "127.0.0.1" in app.wait_for_line("Visit me at")
@@ -35,7 +35,10 @@ def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) 
 
 
 def test_the_deployment_reads_its_own_settings_and_keeps_the_tasks_of_old(tmp_path: Path) -> None:
-    """What is assigned in `celeryconfig.py` counts for `celery -A tasks`; `tasks.rolling` and `tasks.sender` stay."""
+    """`celery -A tasks` uses the assignments in `celeryconfig.py`; `tasks.rolling` and `tasks.sender` can be imported.
+
+    The import neither configures the app nor makes it the current one.
+    """
     (tmp_path / "celeryconfig.py").write_text((ROOT / "celeryconfig.py").read_text() + "\nworker_concurrency = 7\n")
     code = """
 from tasks import app
@@ -61,7 +64,7 @@ print(app.conf.worker_concurrency, optimize_rolling_data.name, scan_rolling_part
 
 @pytest.mark.parametrize("program", ["worker", "beat"])
 def test_celery_of_the_module_refuses_a_bad_variable_in_one_line(tmp_path: Path, program: str) -> None:
-    """As `celery -A tasks` does."""
+    """`celery -A optimizer.celery.standalone` with a bad variable exits with 1 and one line, like `celery -A tasks`."""
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "optimizer.celery.standalone", program],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""What a worker and a beat check at their start, and what they log."""
+"""The checks of a worker and a beat at their start, and what they log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _celery(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("program", ["worker", "beat"])
 def test_a_misspelt_setting_ends_a_worker_and_a_beat_at_their_start(program: str) -> None:
-    """In one line."""
+    """A worker or a beat with a misspelt setting exits with 1 and one line, which suggests the right name."""
     done = _celery(program, ROLLING_INPT="x")
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
@@ -37,7 +37,7 @@ def test_a_misspelt_setting_ends_a_worker_and_a_beat_at_their_start(program: str
 
 
 def test_celery_refuses_a_bad_variable_in_one_line(tmp_path: Path) -> None:
-    """`celery -A tasks worker` says which variable, without a traceback."""
+    """`celery -A tasks worker` with a bad variable exits with 1 and an error that names it, without a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tasks", "worker"],
         cwd=tmp_path,
@@ -53,7 +53,7 @@ def test_celery_refuses_a_bad_variable_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: RedisServer) -> None:
-    """The same warning as `config`, in the log at the start."""
+    """A worker whose broker may evict messages logs a warning at its start, the same as `config` prints."""
     own_redis.start("--maxmemory-policy", "allkeys-lru")
     settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=own_redis.url)
     with Fleet(tmp_path, settings) as fleet:
@@ -62,7 +62,7 @@ def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: 
 
 
 def test_a_worker_shows_each_run_at_its_default_log_level(tmp_path: Path, settings: Settings) -> None:
-    """It is WARNING, which hides Celery's own lines; lines about runs and engines have INFO, and are shown."""
+    """At its default log level, WARNING, a worker shows our INFO lines about runs and engines, but not Celery's own."""
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
         fleet._stack.start_celery("worker", "worker")

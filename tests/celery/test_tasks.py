@@ -1,4 +1,4 @@
-"""The task on real workers, under a real beat, and by hand through a real Flower."""
+"""The task on real workers, sent by a real beat, and by hand through a real Flower."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.rolling_files import a_record, local, write_json
 pytestmark = pytest.mark.slow
 
 TASK = "tasks.optimize_rolling_data"
-# What is to be caught amid its scan is scanned by the slow engine: the native one would be through in half a second.
+# Scans that a test has to interrupt use the slow engine: the native one would end in half a second.
 SLOW_SCAN = {"ROLLING_ENGINE": "ijson"}
 FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 
@@ -46,7 +46,7 @@ def slow_input(settings: Settings) -> Path:
 
 
 def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: Path, settings: Settings) -> None:
-    """The input is written, nothing else is done, and routers see the new version."""
+    """An input that is written is published by a later tick, without any other action: routers see the new version."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
 
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
@@ -57,7 +57,7 @@ def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: P
         fleet.wait_for_runs(1, "unchanged")
         write_json(settings.input, {"TSLA": a_record()})
         wait_until(lambda: fleet.reader.predictions().version > before.version, what="a new version")
-        # Files are written first, and a look between the two takes the version from them.
+        # Files are written before Redis: between the two a reader takes the version from the files.
         wait_until(lambda: fleet.reader.predictions().origin == "redis", what="the version in Redis")
         after = fleet.reader.predictions()
 
@@ -70,7 +70,10 @@ def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: P
 
 
 def test_a_failing_run_is_one_line_in_the_log_and_the_next_tick_heals(tmp_path: Path, settings: Settings) -> None:
-    """The log says what to do, without a traceback; once the file is there the service goes on by itself."""
+    """A failed run is one line in the log, which says what is wrong and what to do, without a traceback.
+
+    Once the file is there, a later tick publishes it without any other action.
+    """
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
         fleet.start_worker()
         fleet.start_beat()
@@ -88,7 +91,7 @@ def test_a_failing_run_is_one_line_in_the_log_and_the_next_tick_heals(tmp_path: 
 def test_ticks_do_not_pile_up_behind_a_worker_that_is_away(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """A worker that comes back finds old ticks in its queue, drops them, and makes the fresh one alone."""
+    """A worker that starts late drops the old ticks in its queue, which have expired, and makes only the fresh one."""
     write_json(settings.input, {"AAPL": a_record()})
 
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet, redis_server.client as client:
@@ -103,7 +106,7 @@ def test_ticks_do_not_pile_up_behind_a_worker_that_is_away(
 
 
 def test_two_beats_make_one_run_a_tick(tmp_path: Path, settings: Settings) -> None:
-    """Beat may be doubled: each tick is taken once."""
+    """Two beats make one run for each tick, since a tick is taken once."""
     write_json(settings.input, {"AAPL": a_record()})
 
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
@@ -119,7 +122,10 @@ def test_two_beats_make_one_run_a_tick(tmp_path: Path, settings: Settings) -> No
 def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """The REST call of the operations page gives the report; a failed run is FAILURE with the error's name."""
+    """A run that is sent by Flower's REST API, as on the operations page, gives its report, or the name of its error.
+
+    Without the right password a request is a 401.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     trigger = f"/api/task/async-apply/{TASK}"
 
@@ -149,7 +155,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
 def test_a_long_run_reports_its_progress_as_the_tasks_state(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, slow_input: Path
 ) -> None:
-    """The task's state tells how many of the compressed bytes are read."""
+    """The state of the task reports how many of the compressed bytes are read; the result expires after 15 minutes."""
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet, redis_server.client as client:
         fleet.start_worker()
         sent = _send(settings, {"force": True})
@@ -172,7 +178,10 @@ def test_a_long_run_reports_its_progress_as_the_tasks_state(
 def test_a_run_over_its_time_limit_fails_by_name_and_leaves_the_old_snapshots(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """The soft limit ends a scan between two bytecodes; nothing of it is seen."""
+    """A run over its soft time limit, which ends a scan between two bytecodes, fails with `RunTimedOut`.
+
+    The old version stays current, and no partial file is left.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     before = optimize(settings)
     write_sample(local(settings.input), symbols=1_000, points=4_000)
@@ -189,7 +198,7 @@ def test_a_run_over_its_time_limit_fails_by_name_and_leaves_the_old_snapshots(
 
 
 def test_a_killed_child_costs_one_tick(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
-    """The lock of a run that died expires, and a later tick makes the version."""
+    """If a worker's child is killed during a run, the run's lock expires, and a later tick publishes the version."""
     assert slow_input.exists()
     with Fleet(tmp_path, settings, **FAST_TICKS, **SLOW_SCAN) as fleet:
         fleet.start_worker()
@@ -203,7 +212,7 @@ def test_a_killed_child_costs_one_tick(tmp_path: Path, settings: Settings, slow_
 
 
 def test_worker_and_beat_survive_a_restart_of_their_broker(tmp_path: Path, own_redis: RedisServer) -> None:
-    """After a crash of Redis both reconnect, and the next runs are published."""
+    """After a crash of Redis, which loses its data, worker and beat reconnect, and the next runs are published."""
     own_redis.start()
     settings = Settings(
         input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots", redis_url=own_redis.url
@@ -223,7 +232,10 @@ def test_worker_and_beat_survive_a_restart_of_their_broker(tmp_path: Path, own_r
 
 
 def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
-    """However long it is away, and for ever: else a worker that waited long would come back late, or never."""
+    """A broker that is away is tried again at least every two seconds, without end.
+
+    Otherwise a worker that has waited long would reconnect late, or never.
+    """
 
     class EnoughSeenError(Exception):
         pass
@@ -244,7 +256,7 @@ def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
 
 @pytest.mark.no_fork
 def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
-    """Memory does not follow the file: this one has 450 MB of JSON."""
+    """A worker's child needs less than 90 MB, whatever the size of the file: this one has 450 MB of JSON."""
     assert slow_input.exists()
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker()
@@ -256,7 +268,10 @@ def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, s
 
 
 def test_many_sources_and_parts_over_two_workers(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """Each source has its own schedule and snapshots; scans have workers of their own; a part that fails is named."""
+    """Each source has its own schedule and snapshots, and scans of parts can have a worker of their own.
+
+    Only a part that has changed is scanned again, and a part that fails is named in the report.
+    """
     write_json(tmp_path / "rolling_brain.json.gz", {"AAPL": a_record()})
     for number in range(6):
         write_json(tmp_path / "parts" / f"{number}.json.gz", {f"S{number}": a_record(confidence=number / 10)})
@@ -303,7 +318,10 @@ def test_many_sources_and_parts_over_two_workers(tmp_path: Path, settings: Setti
 
 
 def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settings) -> None:
-    """The chord is lost; the next tick that finds the lock expired says so, and reads only what was not read yet."""
+    """If the scan of a part is killed, its chord is lost; the tick that finds the lock expired reports `RunLost`.
+
+    The run of that tick scans only the part that had not been scanned.
+    """
     write_json(tmp_path / "parts" / "a.json.gz", {"AAPL": a_record()})
     slow = tmp_path / "parts" / "b.json.gz"
     write_sample(slow, symbols=1_000, points=4_000)
@@ -312,7 +330,7 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
         fleet.start_worker()
         fleet.start_beat()
         fleet.wait_for_line(r"scan_rolling_part\[.*received")
-        # Amid its scan, however busy the machine is: neither before it begins nor after its end.
+        # During its scan, however busy the machine is: neither before it begins nor after its end.
         wait_until(lambda: any(_stop_reader(child, slow) for child in fleet.children()), what="the slow part's scan")
         fleet.wait_for_line(r"scan_rolling_part\[.*succeeded")
         for child in fleet.children():
@@ -345,7 +363,10 @@ def _stop_reader(pid: int, path: Path) -> bool:
 def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
     tmp_path: Path, settings: Settings, slow_input: Path, redis_server: RedisServer
 ) -> None:
-    """In one line; what is lost is made again by the next tick."""
+    """`trigger --wait` exits with 1 and a line with `RunLost` if the worker of its run was killed.
+
+    What is lost is made again by the next tick.
+    """
     assert slow_input.exists()
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet:
         fleet.start_worker()
@@ -371,7 +392,7 @@ def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
 
 
 def test_a_run_may_be_part_of_a_chain(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """The next task of the chain waits for the end of the scan."""
+    """In a Celery chain, the task that follows a run waits for the end of its scan."""
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet, redis_server.client as client:
         fleet.start_worker()
@@ -388,7 +409,10 @@ def test_a_run_may_be_part_of_a_chain(tmp_path: Path, settings: Settings, redis_
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_every_pool_publishes_and_stops(tmp_path: Path, settings: Settings, pool: str) -> None:
-    """A run that is on when the worker is told to stop is ended first; a pool that knows no time limits says so."""
+    """In each pool a worker publishes, and on SIGTERM ends its run first and exits with 0.
+
+    A pool that knows no time limits says so at the start.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker("-P", pool)
@@ -405,7 +429,10 @@ def test_every_pool_publishes_and_stops(tmp_path: Path, settings: Settings, pool
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet", "custom"])
 def test_pools_in_which_scans_would_block_are_refused(tmp_path: Path, settings: Settings, pool: str) -> None:
-    """At the start, in one sentence; there they would hang at the first scan, and not even hear SIGTERM."""
+    """A worker with a pool in which scans would block ends at its start with one sentence.
+
+    There it would hang at the first scan, and not even react to SIGTERM.
+    """
     if pool != "custom" and importlib.util.find_spec(pool) is None:
         pytest.skip(f"no {pool} here")
     with Fleet(tmp_path, settings) as fleet:
@@ -416,7 +443,10 @@ def test_pools_in_which_scans_would_block_are_refused(tmp_path: Path, settings: 
 
 
 def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings: Settings) -> None:
-    """With the names of those that are; the queue of parts is none of them where no source has parts."""
+    """A worker that takes none of our queues names those to which messages are sent.
+
+    So does one that takes only the queue of parts, if no source has parts.
+    """
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker("-Q", "celery")
         fleet.wait_for_line(
@@ -435,7 +465,10 @@ RECEIVED = r"optimize_rolling_data\[{id}\] received"
 def test_a_run_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, pool: str
 ) -> None:
-    """Whether it is in a queue, begins or scans, and whether or not the pool can kill it: the next run may begin."""
+    """A run that is revoked in the queue, at its beginning or in its scan publishes nothing, and frees the lock.
+
+    This holds whether or not the pool can kill it, and the next run may begin.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     before = optimize(settings)
     write_sample(local(settings.input), symbols=800, points=4_000)
@@ -461,7 +494,10 @@ def test_a_run_that_is_revoked_never_publishes(
 def test_a_run_of_many_parts_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Its parts may be scanned to their ends; they are not merged, and the next run need not wait for them."""
+    """The parts of a revoked run are not merged, and the next run need not wait for them.
+
+    They may still be scanned to their ends.
+    """
     for name, points in (("a", 1_000), ("b", 6_000)):  # the second is scanned long after the first
         write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=points)
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
@@ -479,14 +515,17 @@ def test_a_run_of_many_parts_that_is_revoked_never_publishes(
 
 
 def test_outcomes_of_parts_that_cannot_be_decoded_count_as_none() -> None:
-    """Then other parts came back than were sent, which fails the run by name and ends it."""
+    """Outcomes of parts that cannot be decoded count as no outcomes.
+
+    The run then has got back other parts than were sent, so it fails by name and ends.
+    """
     forged: list[Any] = [[5], ["x"], [{"location": {}}], "text", 5, None, [{}], [{"location": "a", "scanned": 5}]]
     for outcomes in forged:
         assert _decode_outcomes(outcomes) == []
 
 
 def _revoke(settings: Settings, run_id: str) -> None:
-    """As Flower's button does."""
+    """Revoke a run as Flower's button does."""
     with celery.Celery(broker=settings.broker_url, set_as_current=False) as client:
         client.control.revoke(run_id, terminate=True, signal="SIGTERM")
 

@@ -69,7 +69,7 @@ with trace.get_tracer("a backend").start_as_current_span("POST /runs"):
 
 @dataclass(frozen=True)
 class Span:
-    """A span of the file."""
+    """A span that a process has written to its file."""
 
     name: str
     id: str
@@ -87,7 +87,7 @@ class Span:
 
 @contextmanager
 def a_worker(directory: Path, environ: dict[str, str]) -> Iterator[None]:
-    """A prefork worker with two children, from when it takes tasks."""
+    """Start a prefork worker with two children, wait until it takes tasks, and end it afterwards."""
     log = directory / "worker.log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--loglevel", "INFO", "--without-mingle"]
@@ -150,12 +150,12 @@ def test_a_run_is_one_trace(tmp_path: Path, settings: Settings, pattern: str, ta
 def test_the_extensions_of_a_lock_are_in_the_trace_of_its_run(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that sends them has the context of the run."""
+    """The commands that extend a lock are in the trace of its run, since the thread that sends them has its context."""
     monkeypatch.setattr(lock_module, "LOCK_EXTEND_S", 0.02)
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     cache = CacheClient(redis_server.url, settings.source, settings.interval_s)
-    # This client alone: threads that other tests left in the process have clients, too.
+    # Only this client: threads that other tests left in the process have clients, too.
     RedisInstrumentor.instrument_client(cache.connection, tracer_provider=provider)
     try:
         with (

@@ -1,4 +1,4 @@
-"""`rolling-optimizer bench`: figures of real processes, without a trace in files or Redis."""
+"""`rolling-optimizer bench` measures real processes, and leaves nothing in files or Redis."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_it_prints_a_table(data: Path) -> None:
-    """Each way with its rate and its ratio to the limit, and whether the interval holds."""
+    """`bench` prints each way with its rate and its ratio to the limit, and whether the interval holds.
+
+    No file is left behind.
+    """
     done = rolling_optimizer(data, "bench", "--rounds", 1, ROLLING_REDIS_URL="redis://127.0.0.1:1")
 
     assert done.returncode == 0, done.stderr
@@ -46,7 +49,7 @@ def test_it_prints_a_table(data: Path) -> None:
 
 @pytest.mark.no_fork
 def test_its_figures_as_json(data: Path) -> None:
-    """Standard output is one JSON text, for programs that compare figures."""
+    """With `--json`, standard output is one JSON text, for programs that compare figures."""
     path = data / "other.json"
     json_bytes = write_sample(path, symbols=20, points=1)
 
@@ -62,7 +65,7 @@ def test_its_figures_as_json(data: Path) -> None:
 
 
 def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """If Redis answers, the runs of the bench publish there, under a source of their own whose keys are deleted."""
+    """If Redis responds, `bench` publishes there under a source of its own, whose keys it deletes; other keys stay."""
     write_sample(local(settings.input), symbols=20)
     optimize(settings)
     with redis_server.client as client:
@@ -78,7 +81,10 @@ def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer)
 
 
 def test_a_sources_own_mapping_is_measured(data: Path) -> None:
-    """The processes get the mapping of the settings, not what the environment says: records are found by it alone."""
+    """The measured processes use the field mapping of the settings, not that in the environment.
+
+    Without it the records of this input are not found.
+    """
     path = data / "other.json"
     write_json(path, {"AAPL": {"score": 0.9, "now": {"price": 2.0}, "prediction": 3.0}})
     fields = "confidence=score; last_price=now.price"
@@ -91,7 +97,7 @@ def test_a_sources_own_mapping_is_measured(data: Path) -> None:
 
 @pytest.mark.parametrize(("name", "error"), [("missing.json.gz", "SourceMissing"), ("bad.json", "BenchFailed")])
 def test_a_file_that_cannot_be_scanned_is_one_line(data: Path, name: str, error: str) -> None:
-    """With the error of the file."""
+    """If the file cannot be scanned, `bench` exits with 1 and one line that names the error."""
     (data / "bad.json").write_text("{1}")
 
     done = rolling_optimizer(data, "bench", data / name, ROLLING_REDIS_URL="redis://127.0.0.1:1")
@@ -102,7 +108,7 @@ def test_a_file_that_cannot_be_scanned_is_one_line(data: Path, name: str, error:
 
 
 def test_a_process_without_a_result_is_an_error() -> None:
-    """The message has the last line of its stderr."""
+    """A measured process that fails or prints no result is an error with the last line of its stderr."""
     with pytest.raises(BenchFailed, match="broken ended with status 3: the last word"):
         measure("broken", [sys.executable, "-c", "import sys; print('the last word', file=sys.stderr); sys.exit(3)"])
     with pytest.raises(BenchFailed, match="it said nothing"):
@@ -110,7 +116,7 @@ def test_a_process_without_a_result_is_an_error() -> None:
 
 
 def test_medians_and_ratios() -> None:
-    """Each figure has its own median, and its ratio to the median of the limit."""
+    """Each figure has its own median, and its ratio is to the median of the limit, which is inflating."""
     taken = {
         "inflate": [Measured(1_000_000, wall, 2.0, 30.0) for wall in (1.0, 2.0, 9.0)],
         "scan": [Measured(1_000_000, wall, 3.0, peak) for wall, peak in ((3.0, 50.0), (4.0, 40.0), (2.5, 60.0))],
@@ -123,7 +129,10 @@ def test_medians_and_ratios() -> None:
 
 
 def test_compression_is_measured_on_the_snapshots_that_are_there(data: Path) -> None:
-    """Each level of each library: its bytes are those that it really writes. Nothing is changed."""
+    """`bench --compression` measures each level of each library on the current snapshots, and changes no file.
+
+    The bytes of a level are those that the library really writes.
+    """
     environ = {"ROLLING_REDIS_URL": "redis://127.0.0.1:1"}
     assert rolling_optimizer(data, "run", "--no-cache", **environ).returncode == 0
     before = {path: path.stat().st_mtime_ns for path in (data / "data").rglob("*")}
@@ -151,7 +160,7 @@ def test_compression_is_measured_on_the_snapshots_that_are_there(data: Path) -> 
 
 
 def test_compression_as_a_table(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
-    """Where the files are elsewhere, those of Redis are measured; a library that is missing is a row that says so."""
+    """If the files are elsewhere, the snapshots in Redis are measured, and a missing library is a row that says so."""
     write_sample(local(settings.input), symbols=20)
     optimize(settings)
     with redis_server.client as client:
@@ -172,7 +181,10 @@ def test_compression_as_a_table(settings: Settings, redis_server: RedisServer, t
 
 
 def test_without_snapshots_there_is_nothing_to_compress(tmp_path: Path) -> None:
-    """The error says where it has looked, and what to do; a file is not what is measured."""
+    """Without snapshots, `--compression` fails with an error that names where it has searched and what to do.
+
+    A PATH is wrong usage, since snapshots are measured and not a file.
+    """
     environ = {"ROLLING_REDIS_URL": "redis://127.0.0.1:1", "ROLLING_OUTPUT_DIR": str(tmp_path / "none")}
     done = rolling_optimizer(tmp_path, "bench", "--compression", **environ)
     assert done.returncode == 1
@@ -184,7 +196,10 @@ def test_without_snapshots_there_is_nothing_to_compress(tmp_path: Path) -> None:
 
 
 def test_the_level_that_is_recommended_is_the_cheapest_near_the_smallest() -> None:
-    """Within 5 %; of zstd only levels that take no more CPU than the gzip level in force; isal 0 cannot be set."""
+    """The recommended level is the cheapest one within 5 % of the smallest size.
+
+    Of zstd, only levels that take no more CPU than the gzip level in force are considered. isal 0 cannot be set.
+    """
 
     def row(library: str, level: int, size: int, cpu_ms: float) -> CompressionRow:
         cost = Cost(cpu_ms, cpu_ms, 0.1, size, 1.0)

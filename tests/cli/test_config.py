@@ -1,4 +1,4 @@
-"""`rolling-optimizer config`: settings without secrets, and both Redis servers."""
+"""`rolling-optimizer config` prints the settings without secrets, and checks both Redis servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.redis_servers import RedisServer
 
 @pytest.mark.slow
 def test_config_shows_settings_redacted_and_asks_both_redis(data: Path, redis_server: RedisServer) -> None:
-    """Passwords never show, neither in the table nor in an error."""
+    """`config` prints the settings and whether cache and broker respond; passwords are in neither table nor errors."""
     good = rolling_optimizer(data, "config", ROLLING_REDIS_URL=redis_server.url, ROLLING_TOP_SYMBOLS_LIMIT="7")
     bad = rolling_optimizer(data, "config", ROLLING_REDIS_URL="redis://ops:s3cret@127.0.0.1:1/0")
 
@@ -27,7 +27,7 @@ def test_config_shows_settings_redacted_and_asks_both_redis(data: Path, redis_se
 
 
 def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: RedisServer) -> None:
-    """An eviction would lose messages."""
+    """`config` warns of a broker that may evict, since an eviction would lose messages."""
     with redis_server.client as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
@@ -39,7 +39,10 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
 
 @pytest.mark.slow
 def test_config_imports_the_guard(data: Path, redis_server: RedisServer) -> None:
-    """As the run's process does: from a directory of PYTHONPATH; what cannot be imported is one line with the rest."""
+    """`config` imports the guard as the process of a run does, here from a directory of PYTHONPATH.
+
+    A guard that cannot be imported is reported in the one line that has all other errors.
+    """
     (data / "shop").mkdir()
     (data / "shop/shop_guards.py").write_text("def check(new, current):\n    return None\n")
     found = {"ROLLING_REDIS_URL": redis_server.url, "PYTHONPATH": f"{ROOT}:{data / 'shop'}"}

@@ -40,7 +40,7 @@ class Foreground:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """All that it has logged so far."""
         return self._log.read_text("utf-8")
 
     @property
@@ -62,7 +62,7 @@ class Foreground:
 
 @contextmanager
 def foreground(directory: Path, *arguments: str, **variables: str) -> Iterator[Foreground]:
-    """Start the command, and leave nothing behind."""
+    """Start the command, and kill it afterwards."""
     started = Foreground(directory, *arguments, **variables)
     try:
         yield started
@@ -73,7 +73,7 @@ def foreground(directory: Path, *arguments: str, **variables: str) -> Iterator[F
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_runs_are_made_until_a_signal(data: Path, number: signal.Signals) -> None:
-    """One line in the log for each run; the exit status is 0, whatever the runs were."""
+    """Runs are made until SIGTERM or SIGINT, with one log line each; the exit status is 0 even if runs failed."""
     with foreground(data, "--every", "0.2") as command:
         command.wait_for("✅ Optimized: ")
         command.wait_for("rolling_brain: unchanged: version ")
@@ -101,7 +101,7 @@ def wait_for_the_scan(directory: Path, command: Foreground) -> None:
     read = directory / "data" / "rolling_brain.json.gz"
 
     def leads_to_it(link: Path) -> bool:
-        with suppress(FileNotFoundError):  # closed since the directory was listed
+        with suppress(FileNotFoundError):  # it was closed after the directory was listed
             return link.samefile(read)
         return False
 
@@ -109,7 +109,7 @@ def wait_for_the_scan(directory: Path, command: Foreground) -> None:
 
 
 def test_a_run_that_is_on_ends_first(slow: Path) -> None:
-    """SIGTERM amid a scan: it is published, and the exit status is 0."""
+    """On SIGTERM during a scan, the run is completed and published, and the exit status is 0."""
     with foreground(slow, "--every", "60", "--json", ROLLING_ENGINE="ijson") as command:
         wait_for_the_scan(slow, command)
         assert command.end(signal.SIGTERM) == 0
@@ -118,7 +118,7 @@ def test_a_run_that_is_on_ends_first(slow: Path) -> None:
 
 
 def test_a_second_signal_ends_the_run(slow: Path) -> None:
-    """Nothing is published, and the exit status says which signal."""
+    """A second signal during a scan ends the run: nothing is published, and the exit status says which signal."""
     with foreground(slow, "--every", "60", "--json", ROLLING_ENGINE="ijson") as command:
         wait_for_the_scan(slow, command)
         assert command.end(signal.SIGTERM, signal.SIGINT) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -127,7 +127,7 @@ def test_a_second_signal_ends_the_run(slow: Path) -> None:
 
 
 def test_all_sources_have_runs(data: Path) -> None:
-    """Each with the interval of the option, and its own name in the log."""
+    """All sources have runs at the interval of the option, each with its name in the log; `--source` chooses one."""
     write_json(data / "data" / "b.json.gz", {"AAPL": a_record()})
     sources = "a=data/rolling_brain.json.gz; b=data/b.json.gz"
     with foreground(data, "--every", "0.2", ROLLING_SOURCES=sources, ROLLING_A__INTERVAL_S="60") as command:
@@ -143,7 +143,7 @@ def test_all_sources_have_runs(data: Path) -> None:
 
 
 def test_it_ends_when_its_reports_are_not_read_any_more(data: Path) -> None:
-    """As `... | head -1`: the process does not stay without a thread."""
+    """The process ends once its reports are not read any more, as with `... | head -1`; it does not stay threadless."""
     command = f"set -o pipefail; {sys.executable} -m optimizer.cli run --no-cache --every 0.1 --json | head -1"
     environ = os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_STARTUP_DELAY_S": "0"}
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_it_ends_when_its_reports_are_not_read_any_more(data: Path) -> None:
     ],
 )
 def test_wrong_usage(data: Path, arguments: list[str], said: str) -> None:
-    """Exit status 2 before anything is run."""
+    """Wrong usage ends with exit status 2 and a message, before anything is run."""
     done = rolling_optimizer(data, "run", *arguments)
     assert done.returncode == 2
     assert said in done.stderr

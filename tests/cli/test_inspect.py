@@ -1,4 +1,4 @@
-"""`rolling-optimizer inspect`: what a newcomer sees of a file of their own, of each shape, and what to set."""
+"""`rolling-optimizer inspect` shows newcomers what a file of any shape contains, and what to set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SUGGESTED = (
 
 
 def inspected(directory: Path, *arguments: object, **variables: str) -> dict[str, Any]:
-    """The JSON that the command prints."""
+    """Run the command with `--json`, and return what it prints."""
     done = rolling_optimizer(directory, "inspect", *arguments, "--json", **variables)
     assert (done.returncode, done.stderr) == (0, "")
     result: dict[str, Any] = json.loads(done.stdout)
@@ -47,7 +47,10 @@ def inspected(directory: Path, *arguments: object, **variables: str) -> dict[str
 
 @pytest.mark.slow
 def test_inspect_shows_what_a_file_holds_and_what_to_set(tmp_path: Path) -> None:
-    """A table for people: type, share, example, and what is or should be read from each path."""
+    """`inspect` prints a table of paths: share, type, example, and the field that is or should be read from each.
+
+    Below it is the line to set.
+    """
     write_json(tmp_path / "mine.json.gz", {f"S{number}": foreign_record(number) for number in range(10)})
     done = rolling_optimizer(tmp_path, "inspect", "mine.json.gz")
 
@@ -64,7 +67,7 @@ def test_inspect_shows_what_a_file_holds_and_what_to_set(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_inspect_takes_the_input_of_the_settings_and_says_that_nothing_is_needed(data: Path) -> None:
-    """Without an argument, as `run` does; a file that fits gets no line."""
+    """Without an argument `inspect` reads the input of the settings, like `run`; if it fits, no line is suggested."""
     done = rolling_optimizer(data, "inspect")
     assert done.returncode == 0
     assert "data/rolling_brain.json.gz: " in done.stdout
@@ -87,7 +90,7 @@ def test_inspect_takes_the_input_of_the_settings_and_says_that_nothing_is_needed
 def test_errors_are_those_of_a_run(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], status: int, said: str
 ) -> None:
-    """One line that says what, where, and what to do."""
+    """An error is that of a run: what is wrong, where, and what to do, without a traceback."""
     write_raw(tmp_path / "bad.json", b'{"A": oops}')
     write_raw(tmp_path / "page.html", b"<html></html>")
     torn = json.dumps({f"S{n}": {"x": os.urandom(40).hex()} for n in range(500)}).encode()
@@ -99,7 +102,7 @@ def test_errors_are_those_of_a_run(
 
 
 def inspection(path: Path | str, **settings: Any) -> Any:
-    """What the command reports, in this process."""
+    """Return the report of the command, made in this process."""
     return inspect_input(Settings.from_env({"ROLLING_INPUT": str(path), **settings}))
 
 
@@ -120,7 +123,7 @@ FILES: dict[str, tuple[bytes, str, int]] = {
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 def test_every_shape_and_compression_is_read(tmp_path: Path, name: str, ending: str) -> None:
-    """Also those that a run does not understand, where it fails with NoRecords."""
+    """Each shape is read in each compression, also shapes on which a run fails with `NoRecords`."""
     data, shape, records = FILES[name]
     packed = {"": data, ".gz": gzip.compress(data), ".zst": zstd.compress(data)}[ending]
     path = tmp_path / f"input.json{ending}"
@@ -137,7 +140,10 @@ def test_every_shape_and_compression_is_read(tmp_path: Path, name: str, ending: 
 
 
 def test_a_pattern_reads_as_many_files_as_it_needs(tmp_path: Path) -> None:
-    """In the order of their names, without snapshots; the rest is not opened."""
+    """Files of a pattern are read in the order of their names, without snapshots, until there are enough records.
+
+    The rest is not opened.
+    """
     for part in range(4):
         write_json(tmp_path / f"part-{part}.json", {f"P{part}S{n}": foreign_record(n) for n in range(400)})
     write_raw(tmp_path / "part-9.json", b"not JSON")
@@ -148,7 +154,7 @@ def test_a_pattern_reads_as_many_files_as_it_needs(tmp_path: Path) -> None:
 
 
 def test_only_the_beginning_of_a_large_file_is_read(tmp_path: Path) -> None:
-    """What follows the first thousand records may be anything; bots before them are seen."""
+    """If bots are before them, only the first thousand records are read; the text that follows may be anything."""
     head = json.dumps({"bots": BOTS, **{f"S{n}": foreign_record(n) for n in range(MOST_RECORDS)}})[:-1]
     path = write_raw(tmp_path / "large.json", head.encode() + b", " + b" " * 1_000_000 + b"][ not JSON")
     found = inspection(path)
@@ -160,7 +166,10 @@ def test_only_the_beginning_of_a_large_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ["auto", "ijson"])
 @pytest.mark.parametrize("shape", ["map", "section", "array in a section"])
 def test_bots_after_all_records_are_found(tmp_path: Path, shape: str, engine: str) -> None:
-    """Where engines usually write them: a run that says to set `ROLLING_BOT_FIELDS` is answered here."""
+    """Bots after all records, where engines usually write them, are found, and lines for them suggested.
+
+    A run may tell its user to set `ROLLING_BOT_FIELDS`; here the user sees the value to set.
+    """
     records = {f"S{n}": foreign_record(n) for n in range(3 * MOST_RECORDS)}
     listed = [{"symbol": symbol, **record} for symbol, record in records.items()]
     roots: dict[str, dict[str, Any]] = {
@@ -176,7 +185,7 @@ def test_bots_after_all_records_are_found(tmp_path: Path, shape: str, engine: st
 
 
 def test_a_rest_without_bots_or_torn_loses_no_records(tmp_path: Path) -> None:
-    """What the beginning holds is shown, and why no bots are."""
+    """If the rest of a file has no bots or is torn, the records of the beginning are shown, with the reason."""
     text = json.dumps({f"S{n}": foreign_record(n) for n in range(2 * MOST_RECORDS)})
     whole = inspection(write_raw(tmp_path / "whole.json", text.encode()))
     assert (whole.records.count, whole.bots.count, whole.rest) == (MOST_RECORDS, 0, "was read for bots only")
@@ -185,7 +194,7 @@ def test_a_rest_without_bots_or_torn_loses_no_records(tmp_path: Path) -> None:
     assert torn.rest.startswith("cannot be read for bots: SourceTorn: ")
 
 
-# Made by the test alone: each worker of a test run imports this module.
+# Functions, which only the test calls: each worker of a test run imports this module.
 HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
     "text": lambda: b'{"A": {"x": "' + b"y" * 60_000_000 + b'"}}',
     "deep": lambda: b'{"A": ' + b'{"x": ' * 900 + b"1" + b"}" * 900 + b"}",
@@ -203,7 +212,7 @@ HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_memory_is_bounded_on_a_hostile_file(tmp_path: Path, name: str) -> None:
-    """However the file is made; what is held is some units, paths and values."""
+    """However a file is made, less than 120 MB of memory is used, since only some units, paths and values are held."""
     path = tmp_path / "hostile.json"
     path.write_bytes(HOSTILE[name]())
     tracemalloc.start()
@@ -217,7 +226,7 @@ def test_memory_is_bounded_on_a_hostile_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_json_has_what_the_table_has(tmp_path: Path) -> None:
-    """For programs: counts by type, shares, examples; and fields in force."""
+    """`--json` has for programs what the table shows: counts by type, shares, examples and the fields in force."""
     write_json(tmp_path / "mine.json", {"A": foreign_record(1), "B": {"predictions": None, "sector": 5}})
     found = inspected(tmp_path, "mine.json", ROLLING_FIELDS="+desk; last_price=quote.close")
     paths = {path["path"]: path for path in found["records"]["paths"]}
@@ -232,7 +241,10 @@ def test_json_has_what_the_table_has(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fields_that_nothing_fits_are_named(tmp_path: Path) -> None:
-    """With what a run expects, and how to set a path that only a person can choose."""
+    """A required field for which no path fits is named, with what a run expects of it.
+
+    The line also shows how to set a path, which only a person can choose.
+    """
     write_json(tmp_path / "mine.json", {"A": {"alpha": 1.5, "confidence": 0.5, "last": 2, "a$b": 1}})
     done = rolling_optimizer(tmp_path, "inspect", "mine.json")
     assert (
@@ -254,7 +266,10 @@ def test_names_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", "section", "array", "lines"])
 def test_the_suggested_lines_make_a_run_succeed_with_the_right_values(tmp_path: Path, name: str) -> None:
-    """A file that a run refuses: inspect, set what it suggests as it is, and run."""
+    """With the suggested lines set unchanged, a run reads a file that it refused before, with the right values.
+
+    Then `inspect` suggests nothing more.
+    """
     write_raw(tmp_path / "mine.json", FILES[name][0])
     before = rolling_optimizer(tmp_path, "run", "--no-cache", "--input", "mine.json")
     assert before.returncode == 1

@@ -1,4 +1,4 @@
-"""What all commands have in common: help, colours, Ctrl-C, imports, bad variables, URLs for paths."""
+"""The behaviour that all commands share: help, colours, Ctrl-C, imports, bad variables, URLs for paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from tests.support.s3_server import S3Server
 
 
 def test_help_has_every_command_on_one_line_that_is_not_cut() -> None:
-    """In 80 columns; in fewer ones it takes more lines. Each command explains itself with `-h` too."""
+    """`-h` lists each command on one line of 80 columns, uncut, and on more lines in fewer columns.
+
+    Each command explains itself with `-h` too.
+    """
     shown = CliRunner().invoke(commands, ["-h"], terminal_width=80).output
 
     listed = shown.partition("Commands:\n")[2].splitlines()
@@ -38,7 +41,7 @@ def test_help_has_every_command_on_one_line_that_is_not_cut() -> None:
 def test_an_error_of_a_commands_import_is_not_taken_for_a_wrong_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command is imported when it is run, and a `KeyError` in its module says nothing about its name."""
+    """A `KeyError` in the module of a command, which is imported when it is run, is not reported as a wrong name."""
     (tmp_path / "broken_command.py").write_text("{}['absent']")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(MODULES, "web", "broken_command")
@@ -50,7 +53,7 @@ def test_an_error_of_a_commands_import_is_not_taken_for_a_wrong_name(
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    """As bug reports need it."""
+    """`--version` prints the version of the package, which bug reports need."""
     shown = CliRunner().invoke(commands, ["--version"], prog_name="rolling-optimizer")
 
     assert (shown.exit_code, shown.output) == (0, f"rolling-optimizer {version('rolling-optimizer')}\n")
@@ -58,7 +61,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 @pytest.mark.no_fork
 def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
-    """By the variable that the page names."""
+    """The shell completes options by `_ROLLING_OPTIMIZER_COMPLETE`, the variable that the documentation names."""
     done = rolling_optimizer(
         tmp_path,
         _ROLLING_OPTIMIZER_COMPLETE="bash_complete",
@@ -88,7 +91,7 @@ def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.no_fork
 def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
-    """A bar that ends at 100 %, on stderr, for what takes long."""
+    """A command that takes long draws a bar up to 100 % on stderr if that is a terminal, and nothing otherwise."""
     arguments = {"writing": ["sample", "big.json", "--symbols", "300"], "scanning": ["run", "--no-cache"]}
     for label, command in arguments.items():
         code, shown = in_terminal(data, *command)
@@ -109,7 +112,10 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
     ],
 )
 def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str, argument: str) -> None:
-    """Imports take half a second, or more on a busy machine."""
+    """Ctrl-C while a command starts ends it with exit status 130 and one line.
+
+    Imports take half a second, or more on a busy machine.
+    """
     program = (
         "import os, signal, sys\n"
         "class Interrupt:\n"
@@ -145,7 +151,10 @@ def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str
     ids=lambda arguments: arguments[0],
 )
 def test_commands_that_need_no_celery_import_none(data: Path, redis_server: RedisServer, arguments: list[str]) -> None:
-    """It takes 8 MB and 0.3 s, so only commands that talk to workers import it, and not before they do."""
+    """Commands that do not talk to workers never import Celery, and the others import it only when they do.
+
+    The import takes 8 MB and 0.3 s.
+    """
     program = (
         "import sys; sys.modules['celery'] = sys.modules['kombu'] = None; from optimizer.cli.main import main; main()"
     )
@@ -162,7 +171,7 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
 
 @pytest.mark.parametrize("command", ["run", "inspect", "status", "config", "trigger"])
 def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) -> None:
-    """The variable and the value are named."""
+    """A bad variable ends every command with exit status 2 and an error that names the variable and its value."""
     done = rolling_optimizer(data, command, ROLLING_INTERVAL_S="often")
     assert done.returncode == 2
     assert "ROLLING_INTERVAL_S='often' is not a number" in done.stderr
@@ -187,7 +196,7 @@ def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) 
 def test_errors_name_what_the_user_has_set(
     data: Path, arguments: list[str], variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The option or argument if one was given, else the variable."""
+    """An error names the option or the argument if one was given, and otherwise the variable."""
     monkeypatch.chdir(data)
     done = CliRunner().invoke(commands, arguments, env=variables)
     assert done.exit_code in (1, 2)
@@ -195,7 +204,7 @@ def test_errors_name_what_the_user_has_set(
 
 
 def test_one_redis_for_all_is_named_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`config` says what is wrong with cache and broker in one clause; `status` where it has looked."""
+    """If cache and broker are one Redis, `config` reports both in one clause; `status` says where it has searched."""
     monkeypatch.chdir(data)
     url = f"redis://127.0.0.1:{free_port()}/0"
     config, status = (
@@ -208,7 +217,10 @@ def test_one_redis_for_all_is_named_once(data: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_commands_log_in_the_format_of_the_service(data: Path) -> None:
-    """Time and level on each line of stderr, as text; as JSON the error that ends a command, too."""
+    """Commands log to stderr in the format of the service: as text, each line with time and level, or as JSON.
+
+    The error that ends a command is JSON too.
+    """
     variables = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     text = rolling_optimizer(data, "run", **variables)
     lines = rolling_optimizer(data, "run", "--input", "none.json", ROLLING_LOG_FORMAT="json", **variables)
@@ -223,7 +235,7 @@ def test_commands_log_in_the_format_of_the_service(data: Path) -> None:
 
 @pytest.mark.slow
 def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
-    """`run` from and to a bucket, `status` and `config` on it, `inspect` and `bench` of an object."""
+    """`run` reads from and writes to a bucket, `status` and `config` use it, `inspect` and `bench` read an object."""
     place = s3.bucket / data.name
     s3.put(place / "rolling_brain.json.gz", data / "data" / "rolling_brain.json.gz")
     where = {"ROLLING_INPUT": f"{place}/rolling_brain.json.gz", "ROLLING_OUTPUT_DIR": f"{place}/out"}

@@ -31,7 +31,7 @@ def test_run_needs_neither_redis_nor_settings(data: Path) -> None:
 
 
 def test_run_prints_the_report_alone_with_json(data: Path) -> None:
-    """Standard output is one JSON text, for a success and for a failure."""
+    """With `--json`, standard output is one JSON text, for a success and for a failure."""
     good = rolling_optimizer(data, "run", "--no-cache", "--json", "--top", 3, "--min-confidence", 0.9)
     bad = rolling_optimizer(data, "run", "--no-cache", "--json", "--input", "missing.json.gz")
 
@@ -42,7 +42,7 @@ def test_run_prints_the_report_alone_with_json(data: Path) -> None:
 
 
 def test_run_again_is_unchanged_and_force_scans(data: Path) -> None:
-    """Exit status 0 for both."""
+    """A second run is `unchanged`, and one with `--force` scans again; both exit with 0."""
     rolling_optimizer(data, "run", "--no-cache")
     again = rolling_optimizer(data, "run", "--no-cache")
     forced = rolling_optimizer(data, "run", "--no-cache", "--force")
@@ -63,7 +63,7 @@ def test_run_again_is_unchanged_and_force_scans(data: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_2_and_names_the_value(data: Path, arguments: list[str], said: str) -> None:
-    """A value that cannot be used is refused before anything is read."""
+    """A value that cannot be used is refused with exit status 2 and named, before anything is read."""
     done = rolling_optimizer(data, "run", "--no-cache", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
@@ -71,13 +71,13 @@ def test_wrong_usage_exits_2_and_names_the_value(data: Path, arguments: list[str
 
 
 def test_run_takes_more_predictions_than_the_index_holds_by_default(data: Path) -> None:
-    """`--top` alone may be any number: the index grows with it."""
+    """`--top` alone may be more than the index contains by default, since the index grows with it."""
     done = rolling_optimizer(data, "run", "--no-cache", "--json", "--top", 20_000)
     assert json.loads(done.stdout)["stats"]["predictions_extracted"] == 6
 
 
 def test_a_failed_run_is_one_line_that_says_what_where_and_what_to_do(data: Path) -> None:
-    """Malformed JSON in a kept place is named with its file and byte offset."""
+    """Malformed JSON in a field that is kept ends a run with exit status 1 and one line with file and byte offset."""
     write_raw(data / "bad.json.gz", b'{"AAPL": {"confidence": 0.5, "prediction": oops}}')
     done = rolling_optimizer(data, "run", "--no-cache", "--input", "bad.json.gz")
 
@@ -88,7 +88,7 @@ def test_a_failed_run_is_one_line_that_says_what_where_and_what_to_do(data: Path
 
 
 def test_run_draws_a_progress_bar_on_a_terminal(data: Path) -> None:
-    """Over the compressed bytes, on stderr, up to 100 %."""
+    """If stderr is a terminal, a run draws a progress bar over the compressed bytes there, up to 100 %."""
     ours, theirs = pty.openpty()
     subprocess.run(
         [sys.executable, "-m", "optimizer.cli", "run", "--no-cache"],
@@ -111,7 +111,10 @@ def test_run_draws_a_progress_bar_on_a_terminal(data: Path) -> None:
 
 
 def test_a_run_that_finds_too_much_unusable_says_so_and_accept_publishes_it(settings: Settings, data: Path) -> None:
-    """The published version is not confirmed meanwhile, and `status` says why, and how many records a version lacks."""
+    """A run that rejects too many records fails with the reason and confirms no version; `--accept` publishes.
+
+    `status` says why the version is not confirmed, and how many records an accepted version lacks.
+    """
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     rolling_file = data / "data" / "rolling_brain.json.gz"
     write_json(rolling_file, {f"S{number}": a_record(confidence=number / 100) for number in range(101)})
@@ -142,7 +145,7 @@ def test_a_run_that_finds_too_much_unusable_says_so_and_accept_publishes_it(sett
 
 
 def test_a_url_that_cannot_be_used_is_wrong_usage(data: Path) -> None:
-    """Exit status 2, as for any option."""
+    """A URL that cannot be used ends a run with exit status 2, like a bad value of any option."""
     done = rolling_optimizer(data, "run", "--no-cache", "--input", "s4://bucket/a.json")
     assert done.returncode == 2
     assert "--input begins with s4://" in done.stderr

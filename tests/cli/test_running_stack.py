@@ -1,4 +1,4 @@
-"""Where the stack of `up` is: told while it runs, to its own user, behind a lock."""
+"""The file with the addresses of a running `up`: valid while it runs, for its own user only, behind a lock."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ URLS = {"ROLLING_REDIS_URL": "redis://127.0.0.1:7000/0", "ROLLING_BROKER_URL": "
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where a stack keeps its files."""
+    """The directory in which a stack keeps its files."""
     return tmp_path / ".up"
 
 
 def test_it_is_told_from_when_redis_answers_until_the_stack_ends(directory: Path) -> None:
-    """What an earlier one has left behind is no stack."""
+    """The addresses are found from when the stack announces them until it ends.
+
+    A file that an earlier stack has left is ignored.
+    """
     assert stack_variables({}, directory) == {}
     for _ in range(2):
         with announcing(directory) as announce:
@@ -34,7 +37,7 @@ def test_it_is_told_from_when_redis_answers_until_the_stack_ends(directory: Path
 
 @pytest.mark.parametrize("name", ["ROLLING_REDIS_URL", "ROLLING_BROKER_URL", "ROLLING_REDIS_URL_FILE"])
 def test_the_environment_comes_first(directory: Path, name: str) -> None:
-    """A variable that says where one of both servers is; an empty one says nothing."""
+    """If a variable names one of the two servers, the stack is not used; an empty variable names none."""
     with announcing(directory) as announce:
         announce(URLS)
         assert stack_variables({name: "given"}, directory) == {}
@@ -42,7 +45,7 @@ def test_the_environment_comes_first(directory: Path, name: str) -> None:
 
 
 def test_one_stack_runs_in_a_directory(directory: Path) -> None:
-    """A second one is refused, and the first goes on; a command that looks at the same moment is no stack."""
+    """A second stack in a directory is refused, and the first continues to be found."""
     with announcing(directory) as announce:
         announce(URLS)
         with pytest.raises(StackFailed, match="another `rolling-optimizer up` runs in "), announcing(directory):
@@ -51,7 +54,10 @@ def test_one_stack_runs_in_a_directory(directory: Path) -> None:
 
 
 def test_a_command_that_looks_is_waited_for(directory: Path) -> None:
-    """It holds the lock for a moment only."""
+    """A stack that starts waits for a command that reads the file, which holds the lock for a moment only.
+
+    Such a command is not taken for another stack.
+    """
     with announcing(directory):
         pass
     descriptor = os.open(directory / "stack.json", os.O_RDONLY)
@@ -65,7 +71,10 @@ def test_a_command_that_looks_is_waited_for(directory: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_is_passed_over(directory: Path) -> None:
-    """They could name a Redis of theirs, or read the password of this one."""
+    """A file that belongs to another user is neither read nor written.
+
+    That user could name a Redis of their own in it, or read the password of this one.
+    """
     with announcing(directory) as announce:
         announce(URLS)
         os.chown(directory / "stack.json", 65_534, -1)
@@ -75,7 +84,7 @@ def test_a_file_of_another_user_is_passed_over(directory: Path) -> None:
 
 
 def test_no_link_is_followed(directory: Path, tmp_path: Path) -> None:
-    """What it leads to would be emptied."""
+    """A link in place of the file is an error and not followed, since its target would be emptied."""
     directory.mkdir()
     (tmp_path / "theirs").write_text("kept")
     (directory / "stack.json").symlink_to(tmp_path / "theirs")
@@ -86,7 +95,10 @@ def test_no_link_is_followed(directory: Path, tmp_path: Path) -> None:
 
 
 def test_a_command_does_not_wait_for_a_pipe_in_place_of_the_file(directory: Path) -> None:
-    """In a directory that others write too, one would stop every command there."""
+    """A pipe in place of the file counts as no stack, and reading does not wait for it.
+
+    In a directory in which other users write, it would block every command there.
+    """
     directory.mkdir()
     os.mkfifo(directory / "stack.json")
 

@@ -56,7 +56,7 @@ def records_of(shape: Shape, values: list[Any]) -> list[dict[str, Any]]:
 
 
 def test_it_is_valid_json(sample: tuple[Shape, Path]) -> None:
-    """Each shape is what `json.loads` reads, with all its records under different symbols."""
+    """A sample of each shape is valid JSON for `json.loads`, with all its records under different symbols."""
     shape, path = sample
 
     records = records_of(shape, roots(path))
@@ -75,7 +75,7 @@ def test_lines_are_one_record_each(tmp_path: Path) -> None:
 
 
 def test_it_holds_text_that_could_mislead_a_pruner(sample: tuple[Shape, Path]) -> None:
-    """Debug text with quotes, brackets and backslashes, beside nested containers, some of them empty."""
+    """A sample has debug text with quotes, brackets and backslashes, and nested containers, some of them empty."""
     shape, path = sample
 
     records = records_of(shape, roots(path))
@@ -107,7 +107,7 @@ def test_the_optimizer_reads_all_of_it(sample: tuple[Shape, Path]) -> None:
 
 
 def test_bots_have_positions_in_every_form(tmp_path: Path) -> None:
-    """As a list, as a map and as a bare number; some are short."""
+    """Bots have positions as a list, as a map and as a bare number, and some of them are short."""
     write_sample(tmp_path / "s.json", symbols=1, points=0, bots=9)
 
     bots = json.loads((tmp_path / "s.json").read_text())["_bots"]
@@ -119,7 +119,7 @@ def test_bots_have_positions_in_every_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_seed_gives_the_same_bytes(tmp_path: Path, shape: Shape) -> None:
-    """The same arguments give the same file, another seed another one."""
+    """The same arguments give the same bytes, and another seed gives others."""
     one, same, other = (tmp_path / name for name in ("one.json", "same.json", "other.json"))
 
     sizes = [write_sample(path, symbols=5, points=3, shape=shape, seed=seed) for path, seed in ((one, 4), (same, 4))]
@@ -131,7 +131,10 @@ def test_a_seed_gives_the_same_bytes(tmp_path: Path, shape: Shape) -> None:
 
 
 def test_the_name_decides_on_compression(tmp_path: Path) -> None:
-    """`.gz` is gzipped, anything else plain, with the same JSON; the returned size counts the JSON."""
+    """A file is gzipped if its name ends with `.gz`, and plain otherwise, with the same JSON.
+
+    The returned size is that of the JSON.
+    """
     plain, packed = tmp_path / "deep" / "s.json", tmp_path / "deep" / "s.json.gz"
 
     sizes = [write_sample(path, symbols=3, points=3) for path in (plain, packed)]
@@ -144,7 +147,7 @@ def test_the_name_decides_on_compression(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("symbols", [0, 1])
 def test_the_smallest_samples(tmp_path: Path, shape: Shape, symbols: int) -> None:
-    """No record, no point and no bot are valid JSON too."""
+    """A sample with no or one record, without points and bots, is valid JSON too."""
     path = tmp_path / "s.json.gz"
     write_sample(path, symbols=symbols, points=0, bots=0, shape=shape)
 
@@ -152,7 +155,7 @@ def test_the_smallest_samples(tmp_path: Path, shape: Shape, symbols: int) -> Non
 
 
 def test_symbols_differ(tmp_path: Path) -> None:
-    """A file of thousands has as many symbols, of three letters and more."""
+    """A sample of 2,000 records has 2,000 different symbols, each of three letters or more."""
     write_sample(tmp_path / "s.json", symbols=2_000, points=0, bots=0)
 
     with open_input_file(tmp_path / "s.json") as source:
@@ -171,7 +174,7 @@ def test_symbols_differ(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
-    """Both commands agree on the format, also without gzip and with indentation."""
+    """`run` reads a file that `sample` has written, also without gzip and with indentation."""
     made = rolling_optimizer(
         tmp_path, "sample", "in/big.json", "--symbols", 50, "--points", 5, "--shape", "lines", "--indent"
     )
@@ -182,7 +185,7 @@ def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
 
 
 def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
-    """One line, exit status 1."""
+    """If `sample` cannot write, it exits with 1 and an error that names the path."""
     (tmp_path / "file").touch()
     done = rolling_optimizer(tmp_path, "sample", "file/big.json")
     assert done.returncode == 1
@@ -191,7 +194,7 @@ def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sample_replaces_no_file_without_force(tmp_path: Path) -> None:
-    """It may be the user's own."""
+    """`sample` replaces an existing file, which may be the user's own, only with `--force`."""
     own = tmp_path / "rolling_brain.json.gz"
     own.write_bytes(b"theirs")
 
@@ -205,7 +208,7 @@ def test_sample_replaces_no_file_without_force(tmp_path: Path) -> None:
 
 
 def test_progress_counts_records(tmp_path: Path) -> None:
-    """It only rises, to no more than there are."""
+    """Progress only rises, in at least four steps, and ends at the number of records."""
     told: list[tuple[int, int]] = []
     write_sample(tmp_path / "s.json", symbols=499, points=1, progress=lambda done, total: told.append((done, total)))
 

@@ -35,7 +35,7 @@ class Up:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
         self.log = directory / "log"
         self.redis_port = free_port()
-        # Of its own: two that start at the same time would find the same default free.
+        # Ports of its own: two stacks that start at the same time would find the same default ports free.
         ports = {"--redis-port": self.redis_port, "--web-port": free_port(), "--flower-port": free_port()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -65,7 +65,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    """A stack that has made its first run."""
+    """A stack that has an input; all its processes are killed afterwards."""
     write_json(tmp_path / "data" / "rolling_brain.json.gz", {"AAPL": a_record()})
     running = Up(tmp_path)
     yield running
@@ -78,7 +78,10 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 def test_the_demo_shows_a_run_and_leaves_nothing(tmp_path: Path) -> None:
-    """One command: sample, first scheduled run, the top five from Redis; then no process runs, and `.demo` is left."""
+    """`demo` makes a sample and the first scheduled run, and prints the top five from Redis.
+
+    Then no process of it runs, and only `.demo` is left.
+    """
     mark = f"MARK={tmp_path}"
     environment = _environment() | dict([mark.split("=")])
     done = subprocess.run([*COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -94,7 +97,7 @@ def test_the_demo_shows_a_run_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_demo_deletes_no_directory_that_it_has_not_made(tmp_path: Path) -> None:
-    """A directory of the same name without its marker stays."""
+    """A directory called `.demo` without the demo's marker stays as it is, and `demo` exits with 1."""
     (tmp_path / ".demo").mkdir()
     (tmp_path / ".demo" / "theirs").touch()
 
@@ -108,7 +111,7 @@ def test_the_demo_deletes_no_directory_that_it_has_not_made(tmp_path: Path) -> N
 
 
 def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:
-    """It uses a source and a queue of its own, and deletes its keys."""
+    """On a user's Redis, `demo` uses a source and a queue of its own, deletes its keys, and changes no other key."""
     with redis_server.client as client:
         client.set("rolling:{rolling_brain}:current", "theirs")
 
@@ -122,7 +125,7 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all six in order; after a SIGKILL the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all six processes in order; after a SIGKILL of `up` the kernel ends them."""
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
     up.wait_for(r"web    \| http")
@@ -137,7 +140,7 @@ def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> No
 
 
 def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> None:
-    """The message names the process and how it ended."""
+    """If one process ends, `up` stops all others and exits with 1; its message names the process and how it ended."""
     up.wait_for(r"beat   \| .*Starting")
     beat = next(pid for pid in up.others() if b"\0beat\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(beat, signal.SIGKILL)
@@ -148,7 +151,7 @@ def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> No
 
 
 def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -> None:
-    """The printed login works; a request without it is refused."""
+    """`up` serves Flower on loopback: the printed login works, and a request without it is refused."""
     match = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
     url, user, password = match.groups()
     up.wait_for(r"Visit me at")
@@ -168,7 +171,7 @@ def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -
 
 
 def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
-    """It serves the page, and what the first run has published."""
+    """The printed address serves the page, and the prediction that the first run has published."""
     url = up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")[1]
     up.wait_for(r"✅ Optimized")
     up.wait_for(rf"web    \| {url}")
@@ -186,7 +189,10 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
 
 
 def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redis(up: Up, tmp_path: Path) -> None:
-    """A second terminal needs no variable, and says which Redis it talks to."""
+    """`up` prints its addresses once all is ready; a command in its directory uses its Redis, and prints its address.
+
+    So a second terminal needs no variable. Only the user can read the file with the addresses.
+    """
     up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")
     url = f"redis://127.0.0.1:{up.redis_port}/0"
     before, _, _ = up.output.partition("[rolling-optimizer] Redis   ")
@@ -205,7 +211,10 @@ def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redi
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) -> None:
-    """For each server, before anything is started; nothing else is moved to another port silently."""
+    """A chosen port that is taken is an error with its option, for each server, before anything is started.
+
+    No server is moved to another port silently.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         redis = rolling_optimizer(tmp_path, "up", "--redis-port", port)
@@ -219,7 +228,10 @@ def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) 
 
 
 def test_a_server_whose_usual_port_is_taken_gets_another_one_which_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """As Redis beside one on 6379; the option that chooses it is named."""
+    """If a server's usual port is taken, as 6379 by another Redis, it gets another one, which is printed.
+
+    The message names the option that chooses the port.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         usual = listener.getsockname()[1]
         port = _choose("Redis", "--redis-port", None, usual)
@@ -237,7 +249,10 @@ def test_a_server_whose_usual_port_is_taken_gets_another_one_which_is_said(capsy
 
 @pytest.mark.parametrize("command", ["up", "demo"])
 def test_a_directory_that_cannot_be_written_is_one_line(command: str) -> None:
-    """It names the path, and there is no traceback; not even root can make a directory in /proc."""
+    """A directory that cannot be written ends the command with exit status 1 and one line with the path.
+
+    The test uses /proc, where not even root can make a directory.
+    """
     done = subprocess.run(
         [*COMMAND, command], cwd="/proc", env=_environment(), capture_output=True, text=True, check=False
     )

@@ -34,7 +34,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> None:
-    """As text and as JSON, from Redis; the last scan, too, however many runs have found nothing new since."""
+    """`status` shows version, age and runs from Redis, as text and as JSON, and how many updates hold.
+
+    It also shows the last scan, however many runs have found nothing new since.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     report = optimize(settings)
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
@@ -66,7 +69,7 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
 
 
 def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, data: Path) -> None:
-    """Skipped runs say nothing about the input; a later success replaces the failure."""
+    """`status` shows a failure until a run succeeds: skipped runs after it say nothing about the input."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     write_json(settings.input, {"AAPL": a_record()})
     optimize(settings)
@@ -83,7 +86,10 @@ def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, 
 
 
 def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, redis_server: RedisServer) -> None:
-    """Exit 0 for a fresh snapshot, 1 for an old one or none; a run that finds nothing new makes it fresh."""
+    """With `--max-age` the exit status is 0 for a fresh snapshot, and 1 for an old one or none.
+
+    A run that finds nothing new makes the snapshot fresh.
+    """
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     none = rolling_optimizer(data, "status", "--max-age", 60, **variables)
     write_json(settings.input, {"AAPL": a_record()})
@@ -104,7 +110,10 @@ def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, r
 
 
 def test_status_with_max_input_age_is_a_health_check(settings: Settings, data: Path) -> None:
-    """It names the option, not the variable; a Redis that is away besides does not hide the age."""
+    """With `--max-input-age` the exit status is 1 for an input that is too old, and the error names that option.
+
+    It does not name the variable. If Redis is away too, the age is still reported.
+    """
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     write_json(settings.input, {"AAPL": a_record()})
     os.utime(local(settings.input), (time.time() - 3_600,) * 2)
@@ -120,7 +129,10 @@ def test_status_with_max_input_age_is_a_health_check(settings: Settings, data: P
 
 
 def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_server: RedisServer) -> None:
-    """Each with its queues, and since when it is silent; coloured by how bad it is; also where there is no version."""
+    """`status` lists each worker and beat with its queues, and since when it is silent, also without a version.
+
+    On a terminal the diagnosis is coloured by how bad it is, and names cannot send escape sequences.
+    """
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         Heartbeats(cache).tell(Heartbeat("worker", "celery@here", 60.0, ["rolling.rolling_brain", "other"]))
@@ -152,7 +164,10 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
 def test_status_shows_all_sources_or_one(
     data: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after another, in JSON as a list; as a check it fails if one of them does, and names it."""
+    """`status` shows all sources one after another, in JSON as a list, or the one that `--source` names.
+
+    As a check it fails if one of them does, and names it.
+    """
     write_json(data / "b.json.gz", {"AAPL": a_record()})
     variables = {
         "ROLLING_SOURCES": "a = data/rolling_brain.json.gz; b = b.json.gz",
@@ -187,7 +202,10 @@ def test_status_shows_all_sources_or_one(
 
 
 def test_status_watches_until_ctrl_c(settings: Settings, data: Path) -> None:
-    """It shows again what is then; Ctrl-C ends it as it should. It is no health check."""
+    """`status --watch` shows each new state until Ctrl-C, then exits with 0.
+
+    It is no health check: together with `--max-age` it is wrong usage.
+    """
     environ = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     with subprocess.Popen(
         command_line("status", "--watch", "--json"),

@@ -1,4 +1,4 @@
-"""`rolling-optimizer trigger`: a run by real workers, and what is said without them."""
+"""`rolling-optimizer trigger`: runs by real workers, and what it prints if no worker or no broker responds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from tests.support.rolling_files import a_record, local, write_json
 
 @pytest.mark.slow
 def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, settings: Settings) -> None:
-    """`--wait` prints the report, or the failure in one line; without it only the id is printed."""
+    """`trigger --wait` prints the report of the run, or exits with 1 and prints the run's error without a traceback.
+
+    Without `--wait` it prints only the id of the run. With `--accept`, a run publishes an input that it refused before
+    because of its bots.
+    """
     variables = {"ROLLING_REDIS_URL": settings.redis_url}
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet:
@@ -48,7 +52,10 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
 
 @pytest.mark.slow
 def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis_server: RedisServer) -> None:
-    """No worker, and no broker, are one line each."""
+    """`trigger` exits with 1, and prints why, if no worker takes the run in time or the broker cannot be reached.
+
+    It prints no traceback.
+    """
     no_worker = rolling_optimizer(
         tmp_path, "trigger", "--wait", "--timeout", 1, ROLLING_REDIS_URL=redis_server.url, ROLLING_SOURCE="unattended"
     )
@@ -62,7 +69,11 @@ def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_waiting_with_one_line(tmp_path: Path, own_redis: RedisServer) -> None:
-    """It has said that no worker is seen to take the queue; a worker that comes after the timeout drops the run."""
+    """Ctrl-C (SIGINT) ends `trigger --wait` with exit status 130 and one line that names the run that was sent.
+
+    Before that, it has warned that no worker is seen to take the queue. The message expires, so that a worker that
+    starts after the timeout drops the run.
+    """
     own_redis.start()
     environ = {"PYTHONPATH": str(ROOT), "ROLLING_REDIS_URL": own_redis.url}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`rolling-optimizer versions`, `rollback` and `unpin`, as an operator types them after a bad night."""
+"""`rolling-optimizer versions`, `rollback` and `unpin`, as an operator runs them after an engine wrote bad data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def command(settings: Settings, tmp_path: Path) -> Command:
-    """The command with these settings in its environment, and four versions kept."""
+    """Return a function that runs `rolling-optimizer` with the test's settings, under which four versions are kept."""
 
     def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
         environ = {
@@ -44,7 +44,11 @@ def command(settings: Settings, tmp_path: Path) -> Command:
 
 
 def test_the_night_on_which_an_engine_writes_nonsense(settings: Settings, command: Command) -> None:
-    """List what is kept, go back, see that ticks are skipped, and go on once the engine is well again."""
+    """An operator lists the kept versions, rolls back to the good one, and unpins it once the engine works again.
+
+    While the version is pinned, a run is skipped, and `versions`, `run` and `status` show the pin. After `unpin`, a run
+    publishes the input again.
+    """
     good = version_of(run_old(settings))
     write_json(settings.input, NEW)
     bad = version_of(optimize(settings))
@@ -90,7 +94,10 @@ def test_the_night_on_which_an_engine_writes_nonsense(settings: Settings, comman
 
 
 def test_versions_as_json_need_no_redis(settings: Settings, command: Command) -> None:
-    """Every member of each version; damaged ones are told, and the pin is of the current one alone."""
+    """`versions --json` lists each kept version with all its members, also while Redis is away.
+
+    A version with a damaged manifest is listed with its problem, and only the current version is shown as pinned.
+    """
     first = version_of(run_old(settings))
     away = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     assert command("rollback", first, **away).returncode == 0
@@ -125,7 +132,7 @@ def test_versions_as_json_need_no_redis(settings: Settings, command: Command) ->
 
 
 def test_a_version_of_updates_names_its_scan(settings: Settings, command: Command) -> None:
-    """Once the files have followed, which they do at the next run."""
+    """`versions` names the scan that a version of updates stems from, once the next run has written it to the files."""
     scan = version_of(run_old(settings))
     enqueue(settings, [], ["NONE"])
     apply_updates(settings)
@@ -134,7 +141,10 @@ def test_a_version_of_updates_names_its_scan(settings: Settings, command: Comman
 
 
 def test_without_versions_there_is_nothing_to_list(settings: Settings, command: Command) -> None:
-    """No error: a service that has not begun."""
+    """If no version is kept, `versions` says so and exits with 0; as JSON, the list is empty.
+
+    This is no error: the service has not begun.
+    """
     listed = command("versions")
     assert (listed.returncode, listed.stdout) == (
         0,
@@ -144,7 +154,11 @@ def test_without_versions_there_is_nothing_to_list(settings: Settings, command: 
 
 
 def test_what_cannot_be_done_is_one_line(settings: Settings, command: Command) -> None:
-    """A version that is not kept, nothing that is pinned, a word in place of a version, a source that is not there."""
+    """`rollback` to a version that is not kept exits with 1 and one line that names the kept versions.
+
+    `unpin` without a pin is skipped, with exit status 0. A word in place of a version, and a source that does not
+    exist, give exit status 2.
+    """
     version = version_of(run_old(settings))
     missing = command("rollback", 7)
     assert missing.returncode == 1
@@ -165,7 +179,7 @@ def test_what_cannot_be_done_is_one_line(settings: Settings, command: Command) -
 
 
 def test_with_several_sources_one_is_named(settings: Settings, command: Command) -> None:
-    """The others go on."""
+    """With several sources, `--source` names the one to roll back or unpin; runs of the other are not skipped."""
     variables = {
         "ROLLING_INPUT": "",
         "ROLLING_SOURCES": f"rolling_brain={settings.input}; other={settings.input}.other",
@@ -184,7 +198,10 @@ def test_with_several_sources_one_is_named(settings: Settings, command: Command)
 
 
 def test_a_rollback_says_that_it_waits(settings: Settings, tmp_path: Path) -> None:
-    """On stderr, once; then it goes on, or ends with an error after --wait."""
+    """A rollback during a run prints one line on stderr, waits for the run to end, and then publishes.
+
+    If the run has not ended after `--wait` seconds, the rollback exits with 1 and `PublishRefused`.
+    """
     version = version_of(run_old(settings))
     environ = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     command = [sys.executable, "-m", "optimizer.cli", "rollback", str(version)]

@@ -1,4 +1,4 @@
-"""`rolling-optimizer watch` as its users start it: real files, broker and worker, and what goes wrong with each."""
+"""`rolling-optimizer watch`, started as users start it, with real files, broker and worker, and with faults in each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRIES_AGAIN = "no run can be sent yet, the watch tries again"
 
 @contextmanager
 def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[Fleet]:
-    """A fleet with one child, if it has a worker; at the end, no process has printed a traceback."""
+    """Yield a fleet without processes; at the end, check that no process has printed a traceback."""
     with Fleet(directory, settings, **variables) as fleet:
         yield fleet
         text = "\n".join(fleet.lines)
@@ -41,8 +41,8 @@ def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[Fleet]:
-    """A worker and a watch, with a Redis of their own; at first there is no input."""
-    assert shared_redis  # skips where there is none
+    """A fleet of a worker with one child and a watch, with a Redis of its own; at first there is no input."""
+    assert shared_redis  # skips where no Redis is installed
     directory = tmp_path_factory.mktemp("fleet")
     server = RedisServer(directory / "redis")
     server.start()
@@ -58,14 +58,14 @@ _confidences = count(500)
 
 
 def write(fleet: Fleet) -> float:
-    """Replace the input by one whose record has another confidence; return that."""
+    """Replace the input by one whose record has a new confidence; return that confidence."""
     confidence = next(_confidences) / 1_000
     write_json(fleet.settings.input, {"AAPL": a_record(confidence=confidence)})
     return confidence
 
 
 def wait_until_shown(fleet: Fleet, confidence: float) -> None:
-    """Wait until readers see the record, and the report of its run, which is recorded after it."""
+    """Wait until readers show the record with this confidence, and the report of its run, which is stored later."""
 
     def is_shown() -> bool:
         fleet.check()
@@ -78,12 +78,12 @@ def wait_until_shown(fleet: Fleet, confidence: float) -> None:
 
 
 def sent(fleet: Fleet) -> int:
-    """How many runs the watch has sent."""
+    """Return how many runs the fleet's watches have sent."""
     return sum(SENT in line for line in fleet.lines)
 
 
 def test_a_burst_of_renames_makes_one_run_and_one_more(fleet: Fleet) -> None:
-    """One begins at once; one more reads what came while it was on."""
+    """Ten renames in a row make one run, which begins at once, and at most one more, for what landed meanwhile."""
     for _ in range(3):
         before = sent(fleet)
         confidence = [write(fleet) for _ in range(10)][-1]
@@ -93,7 +93,10 @@ def test_a_burst_of_renames_makes_one_run_and_one_more(fleet: Fleet) -> None:
 
 
 def test_a_file_that_is_written_in_place_is_not_scanned_before_it_rests(fleet: Fleet) -> None:
-    """An engine that writes for a second and a half and then rests: each version is scanned once, and none torn."""
+    """A file that is written in place is scanned once, after it has rested, and no run finds it torn.
+
+    The engine writes for a second and a half and then rests, three times.
+    """
     path = local(fleet.settings.input)
     before = len(fleet.runs("success"))
     for number in range(1, 4):
@@ -110,7 +113,10 @@ def test_a_file_that_is_written_in_place_is_not_scanned_before_it_rests(fleet: F
 
 
 def test_two_watches_and_one_that_was_killed(fleet: Fleet) -> None:
-    """Together they send what one does; what lands while none is there is read by the run of the next one's start."""
+    """Two watches together cause as many successful runs as one does.
+
+    Input that lands while no watch runs is published by the run that the next watch sends at its start.
+    """
     fleet.start_watch(name="second")
     before = len(fleet.runs("success"))
     wait_until_shown(fleet, write(fleet))
@@ -124,14 +130,14 @@ def test_two_watches_and_one_that_was_killed(fleet: Fleet) -> None:
 
 
 def test_a_run_on_demand_that_is_on(fleet: Fleet) -> None:
-    """What lands while a run that was sent by hand is in the queue, or is on, is read all the same."""
+    """Input that lands while a run sent by hand is in the queue, or is being made, is published all the same."""
     for _ in range(2):
         fleet.celery("call", "tasks.optimize_rolling_data", "--kwargs", '{"force": true}', "--queue", QUEUE)
         wait_until_shown(fleet, write(fleet))
 
 
 def test_a_tick_that_holds_the_lock(fleet: Fleet) -> None:
-    """A run that was skipped is sent again, until the input that landed has been read."""
+    """If another run holds the lock, the watch's run is skipped, and sent again until the input is published."""
     settings, before = fleet.settings, len(fleet.runs("skipped"))
     with (
         closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache,
@@ -143,7 +149,10 @@ def test_a_tick_that_holds_the_lock(fleet: Fleet) -> None:
 
 
 def test_parts_and_a_directory_that_appears_later(tmp_path: Path, settings: Settings) -> None:
-    """Many parts at once, in a directory that was not there, are merged by a run or two; one more part by another."""
+    """Eight parts in a directory that did not exist at the watch's start are published by at most three runs.
+
+    A part that is added later, and one that is deleted, are each published by a later run.
+    """
     settings = replace(settings, input=tmp_path / "later" / "parts" / "*.json.gz", source="parts")
     with fleet_of(tmp_path, settings, ROLLING_SOURCE="parts") as fleet:
         fleet.start_worker("-c", "1")
@@ -160,7 +169,10 @@ def test_parts_and_a_directory_that_appears_later(tmp_path: Path, settings: Sett
 
 
 def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
-    """At the start and later: one warning each time, and one run for what landed meanwhile."""
+    """While the broker is away, a watch logs one warning; once it is back, the watch sends one run for what has landed.
+
+    This holds at the watch's start and for later failures.
+    """
     settings = replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)
     with fleet_of(tmp_path, settings) as fleet:
         fleet.start_watch()
@@ -171,7 +183,8 @@ def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: Re
             own_redis.start()
             with own_redis.client as broker:
                 wait_until(lambda: broker.llen(QUEUE) == 1, what="a message")
-                # Killed while a run is being sent, Celery prints a traceback of its own.
+                # Celery prints a traceback if Redis is killed while a run is being sent, so wait until the watch has
+                # logged it.
                 wait_until(lambda: sent(fleet) == number, what="its line")  # noqa: B023
                 assert warnings(fleet) == number
                 assert sum("the watch goes on" in line for line in fleet.lines) == number
@@ -180,7 +193,7 @@ def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: Re
 
 
 def warnings(fleet: Fleet) -> int:
-    """How often the watch has said that it cannot send."""
+    """Return how often the watch has warned that it cannot send a run."""
     return sum(TRIES_AGAIN in line for line in fleet.lines)
 
 
@@ -188,7 +201,10 @@ def warnings(fleet: Fleet) -> int:
 def test_a_signal_ends_it_at_once(
     tmp_path: Path, settings: Settings, own_redis: RedisServer, number: signal.Signals
 ) -> None:
-    """Also while it waits for a broker that accepts connections and does not answer; the exit status is 0."""
+    """SIGTERM and SIGINT end a watch within 3 s with exit status 0, whether it is idle or waits for a broker.
+
+    The broker accepts connections and does not respond.
+    """
     own_redis.start()
     own_redis.pause()
     write_json(settings.input, {"AAPL": a_record()})
@@ -205,7 +221,11 @@ def test_a_signal_ends_it_at_once(
 def test_a_source_whose_place_fails_delays_no_other(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, s3: S3Server
 ) -> None:
-    """A store that refuses and a directory that is none: one warning for each, by name; the others are watched."""
+    """A source whose place cannot be read gives one warning with its name, and the other sources are watched.
+
+    One source is on a web server that refuses connections, one has a file name that is too long. A source whose
+    directory is a file gives neither a warning nor a run.
+    """
     (tmp_path / "file").touch()
     s3.put(s3.bucket / "a.json", b"{}")
     sources = (
@@ -227,15 +247,19 @@ def test_a_source_whose_place_fails_delays_no_other(
 
 
 def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
-    """It is touched while runs can be sent, and not while the broker is away; its place may be gone for a while."""
+    """`--alive-file` is touched while runs can be sent, and not while the broker is away.
+
+    If its directory is missing, the watch logs that and continues; once the directory is back, the file is touched
+    again.
+    """
     alive = tmp_path / "health" / "alive"
     alive.parent.mkdir()
     with fleet_of(tmp_path, replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)) as fleet:
         write(fleet)
         fleet.start_watch("--alive-file", str(alive))
         fleet.wait_for_line(TRIES_AGAIN)
-        alive.unlink(missing_ok=True)  # of before the input had landed
-        time.sleep(1.5)  # longer than from one touch to the next
+        alive.unlink(missing_ok=True)  # it may have been touched before the input had landed
+        time.sleep(1.5)  # longer than the time between two touches
         assert not alive.exists()
         alive.parent.rmdir()
         own_redis.start()
@@ -257,7 +281,7 @@ def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: list[str], variables: dict[str, str], said: str) -> None:
-    """Exit status 2 before anything is watched."""
+    """A bad option or variable ends the command with exit status 2 and its reason, before anything is watched."""
     done = rolling_optimizer(tmp_path, "watch", *arguments, **variables)
     assert done.returncode == 2
     assert said in done.stderr

@@ -1,4 +1,4 @@
-"""The mapping of fields: what an item may be, and how a mistake is named."""
+"""The mapping of fields: which items are accepted, and how the error names a mistake."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ NAMES = st.text("abcdefgh_ 0123456789-+@:|ABC", min_size=1, max_size=12).filter(
 
 
 class TestItems:
-    """What can be written."""
+    """Items that are accepted."""
 
     def test_names_paths_divisors_and_extra_fields(self) -> None:
-        """Items are divided by semicolons; white space around names, and empty items, count for nothing."""
+        """Items separated by semicolons map fields to paths, with divisors, and add extra fields.
+
+        White space around names, and empty items, are ignored.
+        """
         parsed = parse_mapping(
             " prediction = predictions.1d.prediction ;confidence=predictions.1d.confidence / 100;\n"
             "last_price=quote.close; ; +name;+volume=stats.volume;"
@@ -40,7 +43,7 @@ class TestItems:
         assert parsed.records.fields[1].label == "predictions.1d.confidence"
 
     def test_bots_and_positions(self) -> None:
-        """Each has a variable of its own; the positions themselves may have another name."""
+        """Bots and positions each have a variable of their own; the list of positions may have another name too."""
         parsed = parse_mapping("", "positions=account.holdings; equity=balance/100", "quantity=size; symbol=asset.name")
         assert parsed == InputMapping(
             bots=FieldMap(
@@ -51,24 +54,24 @@ class TestItems:
 
     @pytest.mark.parametrize("text", ["", " ", ";", " ; ;"])
     def test_nothing_maps_nothing(self, text: str) -> None:
-        """As the default."""
+        """A text of blanks and semicolons alone gives the default mapping, which maps nothing."""
         assert parse_mapping(text) == UNMAPPED
 
     @pytest.mark.parametrize(("written", "divisor"), [("100", 100), ("0.01", 0.01), ("1e18", 1e18), ("2.5E-3", 0.0025)])
     def test_divisors(self, written: str, divisor: float) -> None:
-        """As numbers are written in JSON, above 0."""
+        """A divisor is a number above 0, written as in JSON."""
         assert parse_mapping(f"last_price=wei/{written}").records.fields[0].divisor == divisor
 
     @settings(max_examples=examples(200))
     @given(st.lists(NAMES, min_size=1, max_size=8))
     def test_any_path_of_names_is_read_as_it_is_written(self, path: list[str]) -> None:
-        """Whatever else the names hold, their places in the path are those of the dots."""
+        """A path is split at its dots alone, whatever other characters its names hold."""
         assert parse_mapping(f"prediction={' . '.join(path)}").records.fields == (
             MappedField("prediction", tuple(path)),
         )
 
     def test_a_name_by_default_can_be_read_by_another_field(self) -> None:
-        """`price` then is no other name of the last price."""
+        """A default name of one field can be given to another: `price` is then no longer a name of the last price."""
         assert parse_mapping("target_price=price; +last").records.claimed == {"price", "last"}
 
 
@@ -114,7 +117,10 @@ class TestItems:
     ],
 )
 def test_a_mistake_is_refused_with_its_place(text: str, place: str, said: str) -> None:
-    """At the start: the variable, which item and where it begins, and why."""
+    """A mistake in `ROLLING_FIELDS` is refused when settings are made.
+
+    The error has the variable, the number of the item, the column where it begins, and the reason.
+    """
     with pytest.raises(SettingsInvalid, match=rf"^ROLLING_FIELDS: {re.escape(place)}") as caught:
         Settings(fields=text)
     assert said in str(caught.value)
@@ -142,14 +148,14 @@ def test_a_mistake_is_refused_with_its_place(text: str, place: str, said: str) -
     ],
 )
 def test_a_mistake_in_any_variable(variable: str, text: str, said: str) -> None:
-    """Is named by the variable in which it is."""
+    """An error begins with the name of the variable that has the mistake."""
     with pytest.raises(SettingsInvalid, match=f"^{variable}: ") as caught:
         Settings.from_env({variable: text})
     assert said in str(caught.value)
 
 
 def test_a_source_may_have_a_mapping_of_its_own() -> None:
-    """As it may have any setting."""
+    """One of several sources may have its own mapping, as it may have its own value of any setting."""
     environ = {
         "ROLLING_SOURCES": "brain=a.json; intraday=b.json",
         "ROLLING_FIELDS": "+sector",

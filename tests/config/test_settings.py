@@ -17,7 +17,7 @@ from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
 from optimizer.storage.location import Url, redact_url
 
-# A value for each setting that is not its default.
+# For each setting, a value that is not its default.
 GIVEN: dict[str, tuple[str, object]] = {
     "input": ("in/engine.json.gz", Path("in/engine.json.gz")),
     "output_dir": ("out", Path("out")),
@@ -55,7 +55,7 @@ class TestFromEnv:
     """Reading settings from the environment."""
 
     def test_every_setting_is_tested_here(self) -> None:
-        """The table above has every field, with a value that is not the default."""
+        """The table `GIVEN` has every field of `Settings`, each with a value that is not the default."""
         assert set(GIVEN) == {field.name for field in fields(Settings)}
         assert all(getattr(Settings(), name) != value for name, (_, value) in GIVEN.items())
 
@@ -103,7 +103,10 @@ class TestFromEnv:
         ],
     )
     def test_misspelt_variables_are_refused_in_processes_of_our_own(self, variable: str, meant: str) -> None:
-        """The error says which is meant, and no other; in other processes it is a warning."""
+        """In processes of our own, a misspelt variable is an error that names the setting that is meant, and no other.
+
+        In other processes (not `strict`) it is only a warning, and the defaults apply.
+        """
         expected = rf"{variable} is not a setting\. Did you mean {meant}\? All settings are in docs/configuration\.md$"
         with pytest.raises(SettingsInvalid, match=expected):
             Settings.from_env({variable: "1"}, strict=True)
@@ -111,7 +114,7 @@ class TestFromEnv:
 
     @pytest.mark.slow
     def test_any_letter_that_is_wrong_makes_a_misspelling(self) -> None:
-        """A letter that is missing, doubled, swapped or replaced, in every name, at every position."""
+        """A name with a letter missing, doubled, swapped or replaced is refused, at every position of every name."""
         known = {variable_name(name) for name in GIVEN} | {"ROLLING_SOURCES"}
         for name in known:
             for at in range(len("ROLLING_"), len(name)):
@@ -133,7 +136,10 @@ class TestFromEnv:
     def test_what_is_set_for_another_program_is_passed_over_with_one_warning(
         self, caplog: pytest.LogCaptureFixture, variable: str, strict: bool
     ) -> None:
-        """A backend may have variables with our prefix; the warning comes once per process, without the value."""
+        """A variable with our prefix that resembles no setting gives one warning per process, without its value.
+
+        It is no error, since a backend may have variables with our prefix.
+        """
         _warn.cache_clear()
         for _ in range(3):
             assert Settings.from_env({variable: "S3CRET"}, strict=strict) == Settings()
@@ -146,7 +152,10 @@ class TestFromEnv:
     def test_what_kubernetes_sets_beside_a_service_is_passed_over(
         self, caplog: pytest.LogCaptureFixture, strict: bool
     ) -> None:
-        """A Service named `rolling-redis`, or like a setting, sets such names in every pod; there is no warning."""
+        """Variables that Kubernetes sets in every pod for a Service are ignored without a warning.
+
+        A Service named `rolling-redis`, or named like a setting, gives them our prefix.
+        """
         links: dict[str, str] = {}
         for service in ("ROLLING_REDIS", "ROLLING", "ROLLING_INPUT", "ROLLING_A__B", "ROLLING_WEB_2"):
             links |= {
@@ -209,7 +218,7 @@ class TestFromEnv:
         ],
     )
     def test_bad_values_are_named(self, variable: str, text: str) -> None:
-        """The error has the variable and the value."""
+        """A value that cannot be used is refused with an error that has the variable and the value."""
         with pytest.raises(SettingsInvalid) as caught:
             Settings.from_env({variable: text})
 
@@ -235,7 +244,7 @@ class TestFromEnv:
         ],
     )
     def test_the_ends_of_ranges_are_good(self, variable: str, text: str) -> None:
-        """Limits are inclusive, and the value is taken as it is given."""
+        """The limits of a range are inclusive, and a value that is allowed is taken as it is given."""
         name = variable.removeprefix("ROLLING_").lower()
         default = getattr(Settings(), name)
 
@@ -250,7 +259,7 @@ class TestSecretFiles:
     @pytest.mark.parametrize("name", ["redis_url", "broker_url", "trigger_token"])
     @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
     def test_the_value_is_read_from_the_file(self, tmp_path: Path, name: str, ending: str) -> None:
-        """The newline that editors append is removed."""
+        """A secret is read from the file that its `_FILE` variable names, without the newline that editors append."""
         text, value = GIVEN[name]
         (tmp_path / "secret").write_text(text + ending, newline="")
 
@@ -259,7 +268,7 @@ class TestSecretFiles:
         assert getattr(settings, name) == value
 
     def test_the_variable_and_its_file_are_refused(self, tmp_path: Path) -> None:
-        """It would be a guess which of them counts."""
+        """A secret that is given both directly and as a file is refused: it would be a guess which of them counts."""
         with pytest.raises(SettingsInvalid, match="ROLLING_REDIS_URL and ROLLING_REDIS_URL_FILE are both set"):
             Settings.from_env({"ROLLING_REDIS_URL": "redis://a", "ROLLING_REDIS_URL_FILE": str(tmp_path / "missing")})
 
@@ -268,7 +277,10 @@ class TestSecretFiles:
         [(None, "cannot be read: No such file"), (b"\xff", "cannot be read: not UTF-8"), (b"\n", "is empty")],
     )
     def test_a_file_without_a_secret_is_named(self, tmp_path: Path, data: bytes | None, said: str) -> None:
-        """The error has the reason; a default instead would be another server."""
+        """A secret file that is missing, empty or not UTF-8 is an error that names the file and the reason.
+
+        With a default instead, the process would use another server.
+        """
         path = tmp_path / "secret"
         if data is not None:
             path.write_bytes(data)
@@ -276,14 +288,14 @@ class TestSecretFiles:
             Settings.from_env({"ROLLING_TRIGGER_TOKEN_FILE": str(path)})
 
     def test_what_a_file_holds_is_not_shown(self, tmp_path: Path) -> None:
-        """A URL that cannot be used is redacted like one from the environment."""
+        """An error about a URL from a secret file hides the password, as it does for a URL from the environment."""
         path = tmp_path / "secret"
         path.write_text("redis://:secret@host/x")
         with pytest.raises(SettingsInvalid, match=r"ROLLING_BROKER_URL='redis://:[*]{3}@host/x' names the database"):
             Settings.from_env({"ROLLING_BROKER_URL_FILE": str(path)})
 
     def test_no_other_setting_has_one(self) -> None:
-        """Only secrets may be in files."""
+        """A `_FILE` variable for a setting that is no secret is refused: only secrets may be in files."""
         with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE_FILE is not a setting"):
             Settings.from_env({"ROLLING_SOURCE_FILE": "x"}, strict=True)
 
@@ -293,7 +305,7 @@ class TestTlsFiles:
 
     @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
     def test_a_file_that_is_not_there_is_named(self, tmp_path: Path, option: str) -> None:
-        """The error comes at the start, with the reason."""
+        """A `rediss://` URL that names a missing file is refused at the start, with the file and the reason."""
         with pytest.raises(SettingsInvalid, match=f"names {option}='{tmp_path}/no.pem': No such file"):
             Settings(redis_url=f"rediss://h?{option}={tmp_path}/no.pem")
 
@@ -315,16 +327,16 @@ class TestDerived:
         ],
     )
     def test_the_source_is_the_files_stem(self, name: str, source: str) -> None:
-        """The endings of format and compression are removed."""
+        """The source is named after the input's file, without the endings of format and compression."""
         assert Settings(input=Path("some/dir", name)).source == source
 
     def test_the_broker_is_the_cache(self) -> None:
-        """Unless it is set."""
+        """The URL of the broker is the URL of the cache unless it is set."""
         assert Settings(redis_url="redis://a/1").broker_url == "redis://a/1"
         assert Settings(redis_url="redis://a/1", broker_url="redis://b/2").broker_url == "redis://b/2"
 
     def test_a_file_name_that_is_no_source_name_says_so(self) -> None:
-        """The error names the variable to set."""
+        """A file name that cannot be a source's name is refused with `ROLLING_SOURCE`, the variable to set."""
         with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE='bö se'"):
             Settings(input=Path("bö se.json"))
 
@@ -335,11 +347,11 @@ class TestDerived:
 
 
 class TestFlowerUrl:
-    """The dashboard links to Flower."""
+    """The URL of Flower, to which the dashboard links."""
 
     @pytest.mark.parametrize("url", ["javascript:alert(1)", "flower:5555", "//flower"])
     def test_it_is_a_web_address(self, url: str) -> None:
-        """Other addresses cannot be followed, and a script must not be."""
+        """A URL that is not `http://` or `https://` is refused: it cannot be followed, and a script must not be."""
         with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL="):
             Settings(flower_url=url)
 
@@ -347,7 +359,7 @@ class TestFlowerUrl:
         "url", ["http://ops:secret@flower:5555/", "https://secret@flower", "http://:secret@flower"]
     )
     def test_it_names_no_user(self, url: str) -> None:
-        """The page would show the password; an `@` in the path is allowed."""
+        """A URL with a user or a password is refused, since the page would show it; an `@` in the path is allowed."""
         with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL holds a user or a password") as caught:
             Settings(flower_url=url)
         assert "secret" not in str(caught.value)
@@ -355,10 +367,10 @@ class TestFlowerUrl:
 
 
 class TestUrls:
-    """Input and output may be in an object store."""
+    """Input and output may be URLs: of an object store, and the input also of a web server."""
 
     def test_they_are_taken_from_the_environment(self) -> None:
-        """The source's name is the object's stem; `file://` is a path."""
+        """URLs are read from the environment, and the source is named after the object's stem; `file://` is a path."""
         settings = Settings.from_env(
             {"ROLLING_INPUT": "s3://bucket/deep/engine.json.gz", "ROLLING_OUTPUT_DIR": "s3://out/"}
         )
@@ -377,7 +389,10 @@ class TestUrls:
     )
     @pytest.mark.parametrize("variable", ["ROLLING_INPUT", "ROLLING_OUTPUT_DIR"])
     def test_no_password_in_them(self, variable: str, url: str) -> None:
-        """A password would be in logs and reports; the message omits it, and says where credentials belong."""
+        """A URL with a user or a password is refused, since it would be in logs and reports.
+
+        The message omits the password and says where credentials belong.
+        """
         with pytest.raises(
             SettingsInvalid, match=rf"{variable} holds a user or a password; .*AWS_ACCESS_KEY"
         ) as raised:
@@ -386,7 +401,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["s3://bucket/a@b.json", "s3://bucket/a:b@c.json"])
     def test_an_at_sign_in_a_key_is_no_user(self, url: str) -> None:
-        """Keys may hold any character."""
+        """An `@` in a key is accepted, since keys may hold any character."""
         assert str(Settings.from_env({"ROLLING_INPUT": url, "ROLLING_SOURCE": "a"}).input) == url
 
     @pytest.mark.parametrize(
@@ -422,7 +437,10 @@ class TestUrls:
         ],
     )
     def test_what_cannot_be_used_is_refused(self, text: str, said: str) -> None:
-        """The error has the variable and what can be used; no URL becomes a local directory by mistake."""
+        """A URL that cannot be used is refused with the variable and what can be used, but without its secrets.
+
+        So no URL becomes a local directory by mistake.
+        """
         with pytest.raises(SettingsInvalid, match=f"ROLLING_INPUT {said}") as raised:
             Settings.from_env({"ROLLING_INPUT": text})
         assert "secret" not in str(raised.value)
@@ -432,7 +450,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["http://host/out", "https://host:8443/out?sig=secret"])
     def test_a_web_server_is_no_output(self, url: str) -> None:
-        """It cannot be written to."""
+        """The URL of a web server is refused as output, because it cannot be written to."""
         with pytest.raises(
             SettingsInvalid, match=r"ROLLING_OUTPUT_DIR begins with https?://, where nothing can be"
         ) as e:
@@ -449,7 +467,10 @@ class TestUrls:
         ],
     )
     def test_the_sources_name_is_made_without_the_query(self, url: str, source: str) -> None:
-        """So a new signature does not change the source; in a store's key a question mark is a wildcard."""
+        """The source's name does not include the query of a web URL, so a new signature does not change the source.
+
+        In a store's key a question mark is a wildcard.
+        """
         assert Settings.from_env({"ROLLING_INPUT": url}).source == source
 
     @pytest.mark.parametrize(
@@ -465,7 +486,7 @@ class TestUrls:
         ],
     )
     def test_no_error_shows_a_query(self, environ: dict[str, str], said: str) -> None:
-        """Whichever variable has the URL."""
+        """An error hides the query of a URL, whichever variable has the URL."""
         with pytest.raises(SettingsInvalid) as caught:
             Settings.every_from_env(environ)
         assert said in str(caught.value)
@@ -473,7 +494,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
     def test_a_missing_package_is_named(self, missing: str) -> None:
-        """The error has the command that installs it."""
+        """If a package that URLs need is missing, the error has the command that installs it."""
         program = (
             f"import sys; sys.modules[{missing!r}] = None; from optimizer.config.settings import Settings; "
             "Settings.from_env({'ROLLING_INPUT': 's3://bucket/a.json'})"
@@ -488,7 +509,7 @@ class TestUrls:
             Settings.from_env({"ROLLING_BOTS_DIR": "s3://bucket/bots"})
 
     def test_without_them_nothing_is_imported_for_them(self) -> None:
-        """A run on local files does not pay for a client of object stores."""
+        """Without URLs, `fsspec` is not imported: a run on local files does not pay for a client of object stores."""
         program = "import sys, optimizer.pipeline.run as p; p.Settings(); sys.exit('fsspec' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -534,7 +555,7 @@ class TestRedaction:
         ],
     )
     def test_by_hand(self, url: str, shown: str) -> None:
-        """Everything at the position of a password is `***`."""
+        """Everything at the position of a password, a token or the query of a web URL is `***`."""
         assert redact_url(url) == shown
 
     @given(st.text("ab/:?#@%&=[]é ", min_size=1, max_size=8))
@@ -545,7 +566,7 @@ class TestRedaction:
         assert shown == "redis://user:***@host:6379/0"
 
     def test_all_settings_redacted(self) -> None:
-        """`redacted` shows every setting under its variable's name."""
+        """`redacted` shows every setting under its variable's name, with `***` for passwords and tokens."""
         shown = Settings(
             redis_url="redis://:secret@a", broker_url="redis://u:secret@b", bots_dir=None, trigger_token="secret"
         ).redacted()
@@ -556,7 +577,7 @@ class TestRedaction:
         assert (shown["ROLLING_TRIGGER_TOKEN"], Settings().redacted()["ROLLING_TRIGGER_TOKEN"]) == ("***", "")
 
     def test_a_repr_shows_none(self) -> None:
-        """A traceback or a log line may show a repr."""
+        """The repr of settings hides passwords, tokens and signatures, since a traceback or a log line may show it."""
         url = Url("https://host/a.json?sig=secret")
         shown = repr(
             Settings(input=url, redis_url="redis://:secret@a", broker_url="redis://u:secret@b", trigger_token="secret")
@@ -582,7 +603,10 @@ SEVERAL = {"ROLLING_SOURCES": "brain = /data/rolling_brain.json.gz; intraday=/da
 
 
 def test_several_sources_have_names_inputs_and_output_directories_of_their_own() -> None:
-    """They keep the order of the variable; other settings apply to all."""
+    """Each source in `ROLLING_SOURCES` has its own name, input and output directory, in the order of the variable.
+
+    Other settings apply to all sources.
+    """
     brain, intraday = Settings.every_from_env({**SEVERAL, "ROLLING_OUTPUT_DIR": "/out", "ROLLING_INTERVAL_S": "5"})
 
     assert (brain.source, str(brain.input), str(brain.output_dir)) == (
@@ -600,7 +624,7 @@ def test_several_sources_have_names_inputs_and_output_directories_of_their_own()
 
 
 def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
-    """A variable with its name in capitals and two underscores takes precedence."""
+    """A variable with a source's name in capitals and two underscores overrides the common value for that source."""
     environ = {**SEVERAL, "ROLLING_INTERVAL_S": "30", "ROLLING_INTRADAY__INTERVAL_S": "5"}
     environ |= {"ROLLING_BRAIN__BOTS_DIR": "/bots", "ROLLING_BRAIN__OUTPUT_DIR": "/elsewhere"}
     brain, intraday = Settings.every_from_env(environ)
@@ -632,7 +656,7 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
     ],
 )
 def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], message: str) -> None:
-    """The error has the variable and what is allowed."""
+    """Sources that are ambiguous or not valid are refused with the variable and what is allowed."""
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
         Settings.every_from_env({**SEVERAL, **environ}, strict=True)
 
@@ -648,13 +672,13 @@ def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], 
     ],
 )
 def test_errors_name_what_was_set_for_one_of_several_sources(environ: dict[str, str], message: str) -> None:
-    """Its own variable, and `ROLLING_SOURCES` for its input and its name."""
+    """An error names the source's own variable if that was set, and `ROLLING_SOURCES` for its input and its name."""
     with pytest.raises(SettingsInvalid, match=f"^{re.escape(message)}"):
         Settings.every_from_env({**SEVERAL, **environ})
 
 
 def test_what_was_set_is_named_after_a_change_of_the_settings_too() -> None:
-    """`dataclasses.replace` keeps it; it is no part of what makes two settings equal."""
+    """After `dataclasses.replace`, settings still name the variables that were set; equality ignores these names."""
     brain = replace(Settings.from_env({**SEVERAL, "ROLLING_BRAIN__INTERVAL_S": "5"}, "brain"), gzip_level=1)
     text = "ROLLING_INPUT=x, ROLLING_INPUT, ROLLING_INTERVAL_S and ROLLING_INTERVAL"
     assert brain.reworded(text) == (
@@ -665,13 +689,13 @@ def test_what_was_set_is_named_after_a_change_of_the_settings_too() -> None:
 
 
 def test_an_input_that_names_no_file_is_refused() -> None:
-    """Where the source's name would be made of it."""
+    """An input that names no file is refused if the source's name would be made from it."""
     with pytest.raises(SettingsInvalid, match=r"^ROLLING_INPUT='/' names no file$"):
         Settings.from_env({"ROLLING_INPUT": "/"})
 
 
 def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
-    """It must be a configured one; a single source need not be named."""
+    """With several sources, one that is configured has to be named; a single source need not be named."""
     with pytest.raises(SettingsInvalid, match="say which is meant: brain, intraday"):
         Settings.from_env(SEVERAL)
     with pytest.raises(SettingsInvalid, match="source='other' is not one of those that are configured"):
@@ -689,5 +713,5 @@ def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
     ],
 )
 def test_a_source_of_many_files_is_named_after_their_directory(pattern: str, source: str) -> None:
-    """Wildcards are not part of the name."""
+    """The source of a pattern is named after the nearest directory without wildcards, or `parts` if there is none."""
     assert Settings(input=Path(pattern)).source == source

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: of a run, of its parts, and of a reader's refresh; none unless they are asked for."""
+"""Spans of OpenTelemetry for a run, its parts and a reader's refresh; without `ROLLING_TRACES` there are none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Settings.from_env({"ROLLING_TRACES": "on"})
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """What has been exported, with a provider of the test's own."""
+    """An exporter that keeps the spans in memory, with a provider of the test's own."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing, "_tracer", None)
@@ -54,12 +54,12 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 def traced(settings: Settings) -> Settings:
-    """Settings with traces."""
+    """Settings with traces switched on."""
     return replace(settings, traces="on")
 
 
 def test_a_run_is_a_span_with_its_steps(traced: Settings, exporter: InMemorySpanExporter) -> None:
-    """In their order, each below the run; an unchanged input is looked at alone."""
+    """A run is a span, and its steps are spans below it, one after another; an unchanged input has only `look`."""
     write_json(traced.input, {"AAPL": a_record(), "MSFT": a_record()})
     report = optimize(traced)
     run, *steps = by_start(exporter)
@@ -77,7 +77,7 @@ def test_a_run_is_a_span_with_its_steps(traced: Settings, exporter: InMemorySpan
 
 
 def test_a_run_that_fails_has_the_error_in_its_step(traced: Settings, exporter: InMemorySpanExporter) -> None:
-    """The step and the run are both errors, with the exception."""
+    """If a run fails, the spans of the run and of the failed step have the status error and the exception."""
     with pytest.raises(SourceMissing):
         optimize(traced)
     run, look = by_start(exporter)
@@ -89,7 +89,7 @@ def test_a_run_that_fails_has_the_error_in_its_step(traced: Settings, exporter: 
 def test_parts_that_are_scanned_elsewhere_have_spans(
     tmp_path: Path, traced: Settings, exporter: InMemorySpanExporter
 ) -> None:
-    """A scan has one with its part; the merge is a run without a look."""
+    """The scan of each part is a span with the part's location, and the merge is a span of a run without a `look`."""
     for part in "ab":
         write_json(tmp_path / "in" / f"{part}.json.gz", {part: a_record()})
     settings = replace(traced, input=tmp_path / "in" / "*.json.gz")
@@ -108,7 +108,7 @@ def test_parts_that_are_scanned_elsewhere_have_spans(
 
 
 def test_a_refresh_of_a_reader_is_a_span(traced: Settings, exporter: InMemorySpanExporter) -> None:
-    """With what it holds; of a reader that was not asked for spans there are none."""
+    """A refresh is a span with source, version and origin; a reader whose settings have traces off makes no spans."""
     write_json(traced.input, {"AAPL": a_record()})
     report = optimize(traced)
     exporter.clear()
@@ -124,7 +124,10 @@ def test_a_refresh_of_a_reader_is_a_span(traced: Settings, exporter: InMemorySpa
 
 
 def test_without_the_setting_nothing_is_imported(tmp_path: Path) -> None:
-    """Neither by a run nor by a reader; with it, a package that is missing is named, with the extra that brings it."""
+    """Without `ROLLING_TRACES`, neither a run nor a reader imports OpenTelemetry.
+
+    With it, a missing package is an error that names the package and the extra that installs it.
+    """
     write_json(tmp_path / "in.json", {"AAPL": a_record()})
     command = [sys.executable, "-c", PROGRAM, f"{tmp_path}/in.json", f"{tmp_path}/out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

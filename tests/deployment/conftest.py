@@ -1,4 +1,4 @@
-"""A Redis with the users that are shipped."""
+"""A fixture: a Redis with the users that are shipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.whole_fleet import UrlOf
 
 @pytest.fixture
 def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
-    """A server with the users of `docs/redis-acl.conf`; returns the URL of a role."""
+    """Start a Redis with the users of `docs/redis-acl.conf`; return a function that gives the URL of a role."""
     text = ACL_FILE.read_text()
     for role in ROLES:
         digest = hashlib.sha256(password(role).encode()).hexdigest()
@@ -26,6 +26,6 @@ def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
         return f"redis://{role}:{quote(password(role), safe='')}@127.0.0.1:{own_redis.port}/0"
 
     own_redis.url = url_of("admin")
-    # DEBUG is off by default for all users: on, so that it is the ACL that refuses it.
+    # DEBUG is off by default for all users; here it is on, so that it is the ACL that refuses it.
     own_redis.start("--include", str(tmp_path / "redis-acl.conf"), "--enable-debug-command", "yes")
     return url_of

@@ -1,4 +1,4 @@
-"""The users of `docs/redis-acl.conf`: each can do its work, and nothing else."""
+"""The users of `docs/redis-acl.conf`: each has the rights that its work needs, and no others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def second_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """Another server, not started yet."""
+    """A second Redis, not started yet."""
     server = RedisServer(tmp_path / "second")
     yield server
     server.kill()
@@ -36,7 +36,10 @@ def second_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def test_each_role_can_do_its_work(
     tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, second_redis: RedisServer, servers: int
 ) -> None:
-    """The shipped users have enough rights for all that the fleet does, on one server or two, by the ACL logs."""
+    """The shipped users have all rights that the fleet needs, on one server and on two.
+
+    The ACL logs of the servers have no refused commands except those that `config` tries.
+    """
     cache = own_redis if servers == 1 else second_redis
 
     def cache_url_of(role: str) -> str:
@@ -69,7 +72,7 @@ def test_each_role_can_do_its_work(
     with whole.running() as web:
         whole.check(web)
         assert "2 nodes online" in celery_inspect(environ)
-        # A worker may send tasks and store their results: parts of a run.
+        # A worker may send tasks and store their results, as it does for the parts of a run.
         with Celery(broker=guarded("worker"), backend=guarded("worker"), set_as_current=False) as client:
             run = client.signature(TASK, kwargs={"force": True}, immutable=True, queue=QUEUE)
             assert chord([run, run, run], app=client)(run).get(timeout=20)["status"] in ("success", "skipped")
@@ -77,8 +80,8 @@ def test_each_role_can_do_its_work(
     assert not [line for line in whole.fleet.lines if "NOPERM" in line or "no permissions" in line]
     with own_redis.client as broker_admin, cache.client as cache_admin:
         log = broker_admin.acl_log() + cache_admin.acl_log()
-        assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # what the web has counted
-    # `config` tries what a worker needs, and says what these may, see `tests/cache/test_client.py`.
+        assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # the reads that the web has counted
+    # `config` tries what a worker needs, and reports what these users may do, see `tests/cache/test_client.py`.
     refused = {(entry["username"], entry["object"]) for entry in log}
     assert refused == REFUSED_TO_CONFIG
 
@@ -126,7 +129,7 @@ WRITES_TO_THE_CACHE: Final = (
     "INCRBY rolling:{x}:reads:redis 1",
     "HINCRBY rolling:{x}:reads redis 1",
 )
-# What a run has stored and not published.
+# Keys that a run has stored and not published.
 SECRETS_OF_THE_CACHE: Final = (
     "GET rolling:{x}:lock",
     "GETRANGE rolling:{x}:lock 0 -1",
@@ -231,20 +234,20 @@ REFUSED["sender"] += (
 
 @pytest.mark.parametrize("role", REFUSED)
 def test_no_role_can_do_more(guarded: UrlOf, role: str) -> None:
-    """Every command that a role has no use for is refused, by the server and by name."""
+    """Redis refuses each role every command that the role has no use for."""
     with connect(guarded(role), timeout_s=2) as client:
         allowed = [command for command in (*REFUSED_TO_ALL, *REFUSED[role]) if not is_refused(client, command)]
     assert allowed == []
 
 
 def is_refused(client: redis.Redis, command: str) -> bool:
-    """Whether the user may not do this."""
+    """Return whether Redis refuses the command because the user lacks the rights."""
     try:
         client.execute_command(*command.split())  # type: ignore[no-untyped-call]
     except redis.exceptions.NoPermissionError:
         return True
     except redis.exceptions.ResponseError as error:
-        # The second is of Redis 7.0.
+        # The second wording is of Redis 7.0.
         return any(said in str(error) for said in ("ACL failure in script", "The user executing the script can't"))
     return False
 
@@ -252,7 +255,10 @@ def is_refused(client: redis.Redis, command: str) -> bool:
 def test_a_sender_by_another_app_needs_the_rights_that_are_written_there(
     tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps its note, and the states of its runs, in the cache."""
+    """A sender by another Celery app stores its note and the states of its runs in the cache.
+
+    The user `router` may do so only with the additional rights that a comment in `docs/redis-acl.conf` lists.
+    """
     for name, value in (("INPUT", "a.json"), ("OUTPUT_DIR", str(tmp_path / "out")), ("REDIS_URL", guarded("router"))):
         monkeypatch.setenv(f"ROLLING_{name}", value)
     app = Celery("proj", broker="memory://", set_as_current=False)
@@ -270,21 +276,24 @@ def test_a_sender_by_another_app_needs_the_rights_that_are_written_there(
 
 @pytest.mark.parametrize("name", ["default", "unknown"])
 def test_no_client_connects_without_a_user(own_redis: RedisServer, guarded: UrlOf, name: str) -> None:
-    """The user `default`, which is every client without a password, is off."""
+    """No client logs in as `default`, with or without a password, since that user is off, nor as an unknown user.
+
+    A client without a password is the user `default`.
+    """
     for url in (f"redis://127.0.0.1:{own_redis.port}", guarded(name)):
         with connect(url, timeout_s=2) as client, pytest.raises(redis.exceptions.AuthenticationError):
             client.ping()
 
 
 def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(own_redis: RedisServer) -> None:
-    """A placeholder that was left as it is does not become a password."""
+    """A server does not start with the shipped file: a placeholder that is left in it does not become a password."""
     with pytest.raises(AssertionError, match="redis"):
         own_redis.start("--include", str(ACL_FILE))
 
 
 @pytest.mark.usefixtures("guarded")
 def test_its_users_can_be_loaded_into_a_server_that_runs(tmp_path: Path, own_redis: RedisServer) -> None:
-    """As a file for `ACL LOAD`, made as its head says."""
+    """The users' lines, selected as the head of the file describes, are a file for `ACL LOAD` in a running server."""
     users = re.findall(r"^user .*$", (tmp_path / "redis-acl.conf").read_text(), re.MULTILINE)
     (tmp_path / "users.acl").write_text("\n".join(users))
     own_redis.kill()
@@ -295,7 +304,10 @@ def test_its_users_can_be_loaded_into_a_server_that_runs(tmp_path: Path, own_red
 
 
 def test_a_server_with_these_users_comes_back_with_all_its_data(own_redis: RedisServer, guarded: UrlOf) -> None:
-    """Redis reads transactions and scripts from its append-only file as the user `default`, which is off."""
+    """A server with these users that is killed and started again has the data of transactions and of scripts.
+
+    Redis reads them from its append-only file as the user `default`, which is off.
+    """
     with connect(guarded("worker"), timeout_s=2) as worker:
         worker.pipeline().set("rolling:{x}:a", 1).set("rolling:{x}:b", 1).execute()
         worker.eval("for _, key in ipairs(KEYS) do redis.call('SET', key, 1) end", 2, "rolling:{x}:c", "rolling:{x}:d")
@@ -307,7 +319,10 @@ def test_a_server_with_these_users_comes_back_with_all_its_data(own_redis: Redis
 
 
 def test_a_user_that_may_not_ask_whether_the_broker_evicts_is_told_so(guarded: UrlOf) -> None:
-    """It is not taken for a broker that is away."""
+    """A user without the right to `INFO` gets a warning that says so and shows no password.
+
+    The broker is not reported as away.
+    """
     assert eviction_warning(guarded("worker")) is None
     said = eviction_warning(guarded("sender"))
     assert said is not None

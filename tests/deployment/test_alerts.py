@@ -1,4 +1,4 @@
-"""The alerts of `deploy/prometheus`: each fires for what it is about and for nothing else, and clears."""
+"""The alerts of `deploy/prometheus`: each fires for its own problem and for nothing else, and clears afterwards."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DASHBOARD: Final = json.loads((GRAFANA / "dashboard.json").read_text())
 PAGE: Final = {"severity": "page"}
 TICKET: Final = {"severity": "ticket"}
 
-# By alert: series of one source, each with its value in ten minutes that are well, twenty that are not and ten that are
-# again; the labels of the alert; and after how many bad minutes it fires.
+# By alert: series of one source, each with its values in ten good minutes, then twenty bad ones, then ten good ones;
+# the labels of the alert; and after how many bad minutes it fires.
 CASES: Final[dict[str, tuple[dict[str, tuple[float, float, float]], dict[str, str], float]]] = {
     "RollingDataStale": ({"rolling_snapshot_stale": (0, 1, 0)}, PAGE, 1),
     "RollingEngineSilent": ({"rolling_input_stale": (0, 1, 0)}, PAGE, 1),
-    # Not by its error: that may be another one at each run.
+    # The label `error` is not part of the alert: it may differ from run to run.
     "RollingRunsFail": ({'rolling_runs_failed_in_a_row{error="SourceTorn"}': (2, 3, 0)}, PAGE, 0),
     "RollingNoWorker": ({"rolling_workers": (2, 0, 1)}, PAGE, 1),
     "RollingNoBeat": ({"rolling_beats": (1, 0, 1)}, PAGE, 1),
@@ -59,9 +59,12 @@ CASES: Final[dict[str, tuple[dict[str, tuple[float, float, float]], dict[str, st
 
 
 def test_the_files_are_right_by_prometheus_own_tool(tmp_path: Path) -> None:
-    """The rules as they are shipped, and both jobs, which have the name that an alert asks for."""
+    """`promtool` accepts the shipped rules and both configurations, whose job has the name that an alert refers to.
+
+    One configuration is the shipped file, the other is for Kubernetes, from `docs/deploy.md`.
+    """
     (on_kubernetes,) = re.findall(r"```yaml\n(scrape_configs:.+?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
-    # Debian builds Prometheus without the discovery in Kubernetes.
+    # Debian builds Prometheus without the discovery in Kubernetes, so a fixed target replaces it.
     found, targets = "kubernetes_sd_configs: [{role: endpointslice}]", 'static_configs: [{targets: ["pod:8000"]}]'
     assert found in on_kubernetes
     (tmp_path / "kubernetes.yml").write_text(on_kubernetes.replace(found, targets))
@@ -73,7 +76,10 @@ def test_the_files_are_right_by_prometheus_own_tool(tmp_path: Path) -> None:
 
 
 def test_each_alert_fires_in_its_time_and_clears(tmp_path: Path) -> None:
-    """For one source and not for another that is well; several processes that say the same make one alert."""
+    """Each alert fires after its time for a source with the problem, not for a healthy one, and clears afterwards.
+
+    Several processes that report the same problem make one alert.
+    """
     tests = [a_test(name, *case) for name, case in CASES.items()] + [BOTS, WEB_DOWN, WEB_GONE, PINNED, NEVER_THERE]
     (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": tests}))
     promtool("test", "rules", str(tmp_path / "tests.yml"))
@@ -82,7 +88,7 @@ def test_each_alert_fires_in_its_time_and_clears(tmp_path: Path) -> None:
 
 
 def test_each_alert_leads_to_an_entry_of_the_documentation() -> None:
-    """The anchors are of headings that there are."""
+    """The runbook of each alert names a page and the anchor of a heading that exists there."""
     for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]:
         if "alert" in rule:
             page, _, anchor = rule["annotations"]["runbook"].partition("#")
@@ -91,7 +97,10 @@ def test_each_alert_leads_to_an_entry_of_the_documentation() -> None:
 
 
 def test_the_dashboard_has_what_the_profile_mounts() -> None:
-    """Grafana finds its data source by the name that is provisioned, and each panel has a place of its own."""
+    """Grafana has the profile's Prometheus as its data source, and the dashboard is mounted where Grafana looks.
+
+    Each panel has a place of its own: no two overlap.
+    """
     provisioned = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
     assert [(each["type"], each["url"]) for each in provisioned] == [("prometheus", "http://prometheus:9090")]
     grafana = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["grafana"]
@@ -109,10 +118,10 @@ def test_the_dashboard_has_what_the_profile_mounts() -> None:
 
 
 def test_alerts_fire_and_clear_on_the_real_metrics(tmp_path: Path, settings: Settings) -> None:
-    """A Prometheus scrapes a web server while everything goes wrong, step by step, and well again.
+    """In a real Prometheus that scrapes a web server, alerts fire as faults begin, step by step, and clear afterwards.
 
-    Minutes are fractions of a second here, the rest is as it is shipped. Each panel of the dashboard has something to
-    show by then.
+    Minutes are fractions of a second here; the rest is as it is shipped. By the end, each panel of the dashboard has
+    had something to show.
     """
     settings = replace(settings, interval_s=1.0, max_input_age_s=3.0, max_rejected_percent=90)
     variables = {"ROLLING_INTERVAL_S": "1", "ROLLING_MAX_INPUT_AGE_S": "3"}
@@ -186,11 +195,11 @@ WEB: Final = 'up{job="rolling-optimizer",instance="a"}'
 def a_test(
     name: str, series: dict[str, tuple[float, float, float]], labels: dict[str, str], after_min: float
 ) -> dict[str, Any]:
-    """A test of an alert on ten minutes that are well, twenty that are not and ten that are again, of two sources."""
+    """Make a test of an alert: ten good minutes, twenty bad ones and ten good ones, beside a source that stays good."""
     expected = {"alertname": name, "alertstate": "firing", "source": "brain", **labels}
     inputs = []
     for metric, (good, bad, again) in series.items():
-        # Whichever process is asked says the same; a label that the alert keeps is of one process.
+        # Two processes report the same values; a series whose `instance` the alert keeps is of one process.
         for instance in ("a",) if "instance=" in metric else ("a", "b"):
             own = "" if "instance=" in metric else f'instance="{instance}"'
             course = f"{good}x39 {bad}x79 {again}x39"
@@ -209,7 +218,7 @@ def _with(metric: str, *labels: str) -> str:
 
 
 def _of(inputs: list[dict[str, str]], times: list[tuple[float, bool]], labels: dict[str, str]) -> dict[str, Any]:
-    """A test: at these minutes this alert fires, or none does."""
+    """Make a test: at each of these minutes this alert fires, or no alert does."""
     shown = "ALERTS{" + ", ".join(f'{name}="{text}"' for name, text in labels.items()) + "}"
     if not any(each["series"].startswith("up{") for each in inputs):
         inputs = [*inputs, {"series": WEB, "values": "1x3100"}]
@@ -239,7 +248,7 @@ WEB_DOWN: Final = _of(
     [(9.75, False), (10.75, False), (11.25, True), (19.5, True), (20.5, False)],
     {"alertname": "RollingWebDown", "alertstate": "firing", "job": "rolling-optimizer", "instance": "a", **PAGE},
 )
-# A cluster has taken the last pod away.
+# The cluster has removed the last pod.
 WEB_GONE: Final = _of(
     [{"series": WEB, "values": "1x39 stale _x38 1x39"}],
     [(9.75, False), (10.75, False), (11.25, True), (19.5, True), (20.5, False)],
@@ -256,7 +265,7 @@ PINNED: Final = _of(
     [(60, False), (719, False), (721, True), (749, True), (751, False)],
     {"alertname": "RollingPinned", "alertstate": "firing", "source": "brain", "by": "ops@host", **TICKET},
 )
-# Without Celery there are none, and none is missed.
+# Without Celery there are no workers and no beats, and no alert reports them as missing.
 NEVER_THERE: Final = _of(
     [{"series": f'rolling_{kind}{{source="brain"}}', "values": "0x200"} for kind in ("workers", "beats")],
     [(1, False), (20, False), (40, False)],

@@ -1,4 +1,4 @@
-"""The containers' files: read by a real Compose, every command in them run as the process that it starts."""
+"""The container files: a real Compose reads `docker-compose.yml`, and every command in it is run as a process."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ PASSWORDS: Final = {
 
 @pytest.fixture(scope="module", name="composers")
 def every_composer() -> list[list[str]]:
-    """Every Compose on this machine; one is enough."""
+    """Every Compose on this machine; at least one has to be there."""
     return composers() or _missing("no docker compose, docker-compose or podman-compose on the PATH")
 
 
 def test_every_compose_reads_the_file(composers: list[list[str]], tmp_path: Path) -> None:
-    """Version 1, version 2 and podman's agree on the services, once the passwords are set."""
+    """Compose 1, Compose 2 and podman's read the same services without a warning, once the passwords are set."""
     for composer in composers:
         done = config(composer, tmp_path, PASSWORDS)
 
         assert done.returncode == 0, done.stderr
         read = yaml.safe_load(done.stdout)["services"]
-        # Version 1 prints those that are not asked for too.
+        # Version 1 also prints services of profiles that were not requested.
         assert {name for name, spec in read.items() if not spec.get("profiles")} == {*VALKEYS, *APPS}, composer
         asked = services([*composer, "--profile", "monitoring"], tmp_path, PASSWORDS)
         assert set(asked) == {*VALKEYS, *APPS, *MONITORING}, composer
@@ -97,7 +97,7 @@ def test_a_directory_of_the_host_can_take_the_place_of_the_output_volume(
 
 
 def test_the_dashboard_links_flower(composers: list[list[str]], tmp_path: Path) -> None:
-    """Where it is by default, or where the variable says; every Compose can read the default."""
+    """The web gets Flower's URL from `ROLLING_FLOWER_URL` or the default, which every Compose can read."""
     for composer in composers:
         for given, url in (
             ({}, "http://127.0.0.1:5555/"),
@@ -111,7 +111,7 @@ def test_the_dashboard_links_flower(composers: list[list[str]], tmp_path: Path) 
 
 
 def test_the_settings_of_the_service_can_all_be_set() -> None:
-    """Every setting reaches the worker or the web, and whatever the file reads from `.env` stands in `.env.example`."""
+    """Every setting reaches the worker or the web, and every variable that the file reads is in `.env.example`."""
     text = COMPOSE_FILE.read_text()
     services = yaml.safe_load(text)["services"]
     given = {name for service in ("worker", "web") for name in services[service]["environment"]}
@@ -149,7 +149,7 @@ def test_services_are_contained() -> None:
 
 @pytest.fixture(scope="module")
 def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All services, up since the first scheduled run was published."""
+    """All services as processes, once the first scheduled run has published."""
     try:
         redis_executable()
     except Exception as error:
@@ -174,7 +174,7 @@ def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) -> None:
-    """The input that was mounted is in the cache, behind its password, and in the output directory, the same."""
+    """Mounted input is published in the cache, behind its password, and in the output directory, with equal bytes."""
     with composed.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
         pointer = Pointer.from_hash(client.hgetall(Keys("rolling_brain").current))
         written = snapshot_store(composed.output).read_set()
@@ -184,12 +184,15 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         assert pointer.manifest.snapshots["predictions"].count == 2
         stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
         assert stored == written.payloads["predictions"]
-    # It is logged a moment after the publish.
+    # The run is logged a moment after the publish.
     wait_until(lambda: "✅ Optimized" in composed.lines("worker"), what="the log line of the run")
 
 
 def test_worker_and_both_beats_are_listed(composed: Composed) -> None:
-    """They tell in the cache that they live, a beat once it has sent a run, and the web says so."""
+    """The web's `/status` lists the worker and both beats as alive, by their heartbeats in the cache.
+
+    A beat sends a heartbeat once it has sent a run.
+    """
 
     def listed() -> list[str]:
         with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/status", timeout=20) as answer:
@@ -199,7 +202,7 @@ def test_worker_and_both_beats_are_listed(composed: Composed) -> None:
 
 
 def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
-    """The page and the snapshots, from the cache behind its password."""
+    """The web's `/predictions` has the records from the cache, which has a password."""
     with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/predictions", timeout=20) as answer:
         assert json.loads(answer.read())["count"] == 2
         assert answer.headers["X-Snapshot-Origin"] == "redis"
@@ -215,12 +218,12 @@ def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
 def test_servers_have_their_settings_and_keep_their_password(
     composed: Composed, name: str, expected: dict[str, str]
 ) -> None:
-    """Settings given by stdin are in force; the password is asked for, and is on no command line."""
+    """Broker and cache have the settings given by stdin, and require their password, which is on no command line."""
     password = PASSWORDS[f"{name.upper()}_PASSWORD"]
     with composed.client(name, password) as client:
         assert client.config_get(*expected) == expected
         assert int(client.config_get("maxmemory")["maxmemory"]) > 0
-        # The server took the shell's place: it is what gets SIGTERM.
+        # The server has replaced the shell, so it is the process that gets SIGTERM.
         assert client.info("server")["process_id"] == composed.processes[name].pid
     with composed.client(name, "wrong") as client, pytest.raises(redis.AuthenticationError):
         client.ping()
@@ -230,7 +233,7 @@ def test_servers_have_their_settings_and_keep_their_password(
 
 
 def test_flower_asks_for_the_password(composed: Composed) -> None:
-    """Pages and API answer 401 without the login of `.env`, and 200 with it."""
+    """Flower's pages and its API respond with 401 without the login of `.env`, and with 200 with it."""
     login = PASSWORDS["FLOWER_BASIC_AUTH"]
     for path in ("/", "/api/workers"):
         assert _status(composed, path) == 401
@@ -240,7 +243,10 @@ def test_flower_asks_for_the_password(composed: Composed) -> None:
 
 @pytest.mark.parametrize("name", [*VALKEYS, *APPS])
 def test_health_checks_tell_a_service_that_is_up_from_one_that_is_not(composed: Composed, name: str) -> None:
-    """Each fails before its service was started, with the servers up, and succeeds within its timeout afterwards."""
+    """A health check fails before its service is started, and succeeds within its timeout afterwards.
+
+    Broker and cache are already up when the checks of the other services fail.
+    """
     if name in VALKEYS and not redis_cli():
         _missing("no valkey-cli or redis-cli on the PATH")
     assert not composed.well_before[name]
@@ -250,7 +256,10 @@ def test_health_checks_tell_a_service_that_is_up_from_one_that_is_not(composed: 
 
 @pytest.mark.parametrize("name", VALKEYS)
 def test_a_password_that_would_break_a_url_is_refused(composers: list[list[str]], tmp_path: Path, name: str) -> None:
-    """A server says what is wrong with its password, where a client would only fail to find a port in its URL."""
+    """A server whose password would break a URL exits with 1 and says which characters are allowed.
+
+    Otherwise a client would only fail to find a port in its URL.
+    """
     variables = PASSWORDS | {f"{name.upper()}_PASSWORD": "a/b@c"}
     with Composed(services(composers[0], tmp_path, variables), tmp_path) as composed:
         composed.start(name)
@@ -263,14 +272,14 @@ def test_a_password_that_would_break_a_url_is_refused(composers: list[list[str]]
 
 
 def test_the_image_runs_the_worker_of_the_compose_file() -> None:
-    """Run by itself the image is a worker, by the same command."""
+    """The image's default command is the worker's command in the Compose file."""
     (command,) = (words for name, words in _dockerfile() if name == "CMD")
 
     assert json.loads(command) == yaml.safe_load(COMPOSE_FILE.read_text())["services"]["worker"]["command"]
 
 
 def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:
-    """Every path that is copied exists and is let through, and the last stage drops root."""
+    """Every path that the image copies exists and passes `.dockerignore`, and the last stage does not run as root."""
     steps = _dockerfile()
     sources = [path for name, words in steps if name == "COPY" and "--from" not in words for path in words.split()[:-1]]
 
@@ -279,7 +288,7 @@ def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:
         assert not _ignored(path), path
     last = steps[max(at for at, (name, _) in enumerate(steps) if name == "FROM") :]
     assert ("USER", "10001:10001") in last
-    # All that is let through is copied: nothing else is sent to the engine.
+    # All that `.dockerignore` lets through is copied, so nothing else is sent to the engine.
     allowed = [line[1:] for line in _dockerignore() if line.startswith("!")]
     assert sorted(allowed) == sorted(sources)
 
@@ -293,7 +302,7 @@ def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:
     ],
 )
 def test_what_is_not_the_package_stays_out_of_the_image(path: str) -> None:
-    """Secrets, data, the repository and leftovers are not sent to the engine, wherever they are."""
+    """`.dockerignore` keeps secrets, data, the repository and leftovers from being sent to the engine, at any depth."""
     assert _ignored(path)
 
 
@@ -309,7 +318,7 @@ def _dockerignore() -> list[str]:
 
 
 def _ignored(path: str) -> bool:
-    """Whether `.dockerignore` keeps a path out: the last line that matches it, or a directory above it, decides."""
+    """Return whether `.dockerignore` ignores a path: the last line that matches it or a directory above it decides."""
     ignored = False
     for line in _dockerignore():
         pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
@@ -318,7 +327,7 @@ def _ignored(path: str) -> bool:
     return ignored
 
 
-# ---- asking
+# ---- requests
 
 
 def _listens(port: int) -> bool:
@@ -339,7 +348,7 @@ def _status(composed: Composed, path: str, login: str | None = None) -> int:
 
 
 def _missing(what: str) -> NoReturn:
-    """Skip on a laptop; fail in CI, where it has to be."""
+    """Skip the test on a laptop; fail it in CI, which has to have what is missing."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)

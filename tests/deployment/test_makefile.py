@@ -1,4 +1,4 @@
-"""How `make` calls the installers: by stand-ins for the programs of `.venv`."""
+"""How `make` calls the installers, checked with programs that stand in for those of `.venv`."""
 
 import os
 import subprocess
@@ -19,7 +19,10 @@ from tests.support.compose import ROOT
     ids=["pip.conf", "pip's variable", "uv's variable"],
 )
 def test_uv_installs_from_the_index_that_pip_has(tmp_path: Path, variables: dict[str, str], index: str) -> None:
-    """A company's index is not passed over; where uv fails, pip installs the same."""
+    """`uv` installs from the index that `pip` is configured for, such as a company's, or from `UV_DEFAULT_INDEX`.
+
+    If `uv` fails, `pip` installs the same.
+    """
     log = tmp_path / "log"
     programs = {
         "uv": f'echo "uv $UV_DEFAULT_INDEX" >>{log}; exit 1',

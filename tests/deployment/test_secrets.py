@@ -32,12 +32,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.no_fork]
 
 
 def test_no_secret_is_in_any_output(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
-    """Passwords, token and login are in no log, report, message, result, event, answer, page or command line."""
+    """Passwords, token and login are in no log, report, message, result, event, response, page or command line.
+
+    This holds before, during and after a loss of Redis, with the worker's log level at DEBUG.
+    """
     seen: dict[str, bytes] = {}
     whole = WholeFleet(tmp_path, guarded, "--loglevel", "DEBUG")
 
     def look(when: str) -> None:
-        """Collect all that can be asked for."""
+        """Collect the responses of the web and of Flower, the output of commands, and all command lines."""
         for path in ("/status", "/metrics", "/runs", "/openapi.json", "/page", "/nothing", "/predictions?limit=x", "/"):
             seen[f"web {path} {when}"] = web.get(path)[2]
         for method, path in (("POST", "/runs"), ("GET", "/runs/7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11")):
@@ -81,7 +84,8 @@ def test_no_secret_is_in_any_output(tmp_path: Path, own_redis: RedisServer, guar
         refused = {(entry["username"], entry["object"]) for entry in admin.acl_log()}
 
     assert b'"broker_url"' in seen["settings by remote control"]
-    # To `config` alone: clients that reconnect send more commands than at their start, and may send them all.
+    # Only `config` was refused commands: clients that reconnect send more commands than at their start, and may send
+    # all of them.
     assert refused <= REFUSED_TO_CONFIG
     assert b"celery-task-meta-" in seen["messages, results and reports"]
     assert any(b"/0.celeryev/" in data for data in seen.values())
@@ -92,7 +96,7 @@ SIGNATURE: Final = "S1gnature/of+the=URL"
 SIGNED: Final = urlencode({"X-Amz-Credential": "AKIAPLANTED", "X-Amz-Signature": SIGNATURE})
 GOOD: Final = gzip.compress(json.dumps({"AAPL": a_record()}).encode())
 
-# What the web server does, and what the failed run says then.
+# For each fault: how the web server is made to have it, and what the failed run then reports.
 UNUSABLE: Final[dict[str, tuple[Callable[[Pages], None], str]]] = {
     "403": (lambda pages: setattr(pages, "status", 403), "access denied .403"),
     "404": (lambda pages: setattr(pages, "status", 404), "the server answers 404"),
@@ -106,12 +110,15 @@ UNUSABLE: Final[dict[str, tuple[Callable[[Pages], None], str]]] = {
 
 
 def failed_with(fleet: Fleet, said: str) -> bool:
-    """Whether the last failed run says so."""
+    """Return whether the report of the last failed run has this text."""
     return re.search(said, str(fleet.runs("failed")[:1])) is not None
 
 
 def test_no_signature_of_an_inputs_url_is_in_any_output(tmp_path: Path, own_redis: RedisServer) -> None:
-    """For any failure of the input: in no log at DEBUG, report, message, result, key, answer or command."""
+    """For any failure of the input, the signature in its URL is in no log, report, message, result, key or response.
+
+    Nor is it in a file or in the output of a command; the worker logs at DEBUG.
+    """
     seen: dict[str, bytes] = {}
     own_redis.start("--appendonly", "yes")
     with ExitStack() as server:
@@ -169,7 +176,7 @@ def test_no_signature_of_an_inputs_url_is_in_any_output(tmp_path: Path, own_redi
 
 
 def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: UrlOf) -> None:
-    """`config` names where each setting comes from, and shows none of the secrets."""
+    """`config` reads secrets from files, names where each setting comes from, and shows none of the secrets."""
     variables = {}
     for name, text in (("REDIS_URL", guarded("router")), ("BROKER_URL", guarded("worker")), ("TRIGGER_TOKEN", TOKEN)):
         (tmp_path / name).write_text(f"{text}\n")
@@ -192,5 +199,5 @@ def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: Ur
     ],
 )
 def test_the_search_finds_what_it_looks_for(text: bytes | str) -> None:
-    """In every form in which a secret may occur."""
+    """`secrets_in` finds a secret in every form in which it may occur: plain, escaped for a URL, in JSON, in base64."""
     assert len(secrets_in(text)) == 1

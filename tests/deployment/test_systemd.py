@@ -1,4 +1,4 @@
-"""systemd's units: read by systemd's own tools, every command in them run as the process that it starts."""
+"""The systemd units: systemd's own tools check them, and every command in them is run as a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.systemd import COMMON, UNITS, Installed, Unit
 pytestmark = pytest.mark.slow
 
 SERVICES: Final = ("rolling-worker", "rolling-beat", "rolling-watch", "rolling-web")
-# Of 10, where 10 is a service without any restriction.
+# On systemd's scale, where 10 is a service without any restriction.
 EXPOSED_AT_MOST: Final = 2.0
 
 
@@ -43,7 +43,10 @@ def units_of_an_installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_systemd_finds_nothing_wrong_with_them(installed_units: Path) -> None:
-    """Every setting is known, has a value that can be used, and fits the others; the drop-in is found by its prefix."""
+    """`systemd-analyze verify` accepts all units: each setting is known, has a usable value, and fits the others.
+
+    The drop-in is found by its prefix.
+    """
     names = [path.name for path in installed_units.iterdir() if path.is_file() and path.suffix != ".env"]
     assert len(names) == len(SERVICES) + 2
 
@@ -54,7 +57,10 @@ def test_systemd_finds_nothing_wrong_with_them(installed_units: Path) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_are_contained(installed_units: Path, service: str) -> None:
-    """Systemd's own judgement of what a service could reach if its code were an attacker's."""
+    """`systemd-analyze security` rates the exposure of each service at 2.0 or less.
+
+    This is systemd's own judgement of what a service could reach if the code of the service were an attacker's.
+    """
     done = analyze(installed_units, "security", "--offline=true", "--json=short", f"{service}.service")
 
     reached = {row["json_field"]: float(row["exposure"] or 0) for row in json.loads(done.stdout) if not row["set"]}
@@ -74,7 +80,7 @@ def analyze(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_only_the_worker_may_write_and_waits_for_its_run() -> None:
-    """It alone has a directory, and its children are spared when it is told to end."""
+    """Only the worker has a directory to write to, and SIGTERM does not reach its children, so that a run can end."""
     writes = [name for name in SERVICES if Unit(name).all("StateDirectory") or Unit(name).all("ReadWritePaths")]
 
     assert writes == ["rolling-worker"]
@@ -83,7 +89,7 @@ def test_only_the_worker_may_write_and_waits_for_its_run() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_come_back_and_have_limits(service: str) -> None:
-    """Each is started again whatever ended it, and cannot take all memory."""
+    """Each service is started again whatever ended it, has a limit of memory, and has at least 20 s to stop."""
     unit = Unit(service)
 
     assert unit.last("Restart") == "always"
@@ -92,7 +98,7 @@ def test_services_come_back_and_have_limits(service: str) -> None:
 
 
 def test_settings_are_settings_and_hold_no_secret() -> None:
-    """The example's variables exist; URLs with passwords come from files alone."""
+    """The variables in the example file are settings, and URLs with passwords are read from files only."""
     names = set(re.findall(r"^#?(ROLLING_\w+)=", (UNITS / "rolling.env").read_text(), re.MULTILINE))
 
     assert names <= {variable_name(name) for name in Settings.__dataclass_fields__}
@@ -108,7 +114,7 @@ def test_settings_are_settings_and_hold_no_secret() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installed]:
-    """All four services, in the order of the page, with a Redis behind a password."""
+    """All four services as processes, started in the order of the page, with a Redis that has a password."""
     own_redis.url = f"redis://:pass-word@127.0.0.1:{own_redis.port}/0"
     own_redis.start("--requirepass", "pass-word")
     with Installed(tmp_path, own_redis.url) as running:
@@ -119,7 +125,10 @@ def installed(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installed]:
 
 
 def test_the_units_are_a_whole_service(installed: Installed, own_redis: RedisServer) -> None:
-    """Runs are made and shown, the check tells a fresh snapshot from none, and all end in order on SIGTERM."""
+    """The services make runs and show them, publish a changed input before the next tick, and exit with 0 on SIGTERM.
+
+    `rolling-check` succeeds with a fresh snapshot and fails without one.
+    """
     check = Unit("rolling-check")
 
     wait_until(lambda: installed.check() and get(installed, "/predictions")["count"] == 2, limit_s=60, what="a version")
@@ -129,7 +138,7 @@ def test_the_units_are_a_whole_service(installed: Installed, own_redis: RedisSer
     )
     assert installed.run(check)
     write_json(installed.input, {"AAPL": a_record()})
-    # Long before the next tick: the watch has sent it.
+    # Long before the next tick: the watch has sent a run.
     wait_until(lambda: installed.check() and get(installed, "/predictions")["count"] == 1, what="the new input")
     assert (installed.output / "rolling_optimized.json.gz").exists()
 
@@ -143,17 +152,17 @@ def test_the_units_are_a_whole_service(installed: Installed, own_redis: RedisSer
 
 
 def get(installed: Installed, path: str) -> dict[str, Any]:
-    """What the web answers; a count of nothing until it does."""
+    """Return the web's response, decoded; before it responds, a count of `None` and no processes."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{installed.web_port}{path}", timeout=20) as answer:
             content: dict[str, Any] = json.loads(answer.read())
             return content
-    except OSError:  # an error of HTTP is one
+    except OSError:  # HTTP errors are among them
         return {"count": None, "processes": []}
 
 
 def test_the_copies_go_where_the_page_says() -> None:
-    """The page of the deployment names each file."""
+    """The page of the deployment names each file of `deploy/systemd`."""
     page = (ROOT / "docs/deploy.md").read_text("utf-8")
 
     for path in UNITS.rglob("*"):

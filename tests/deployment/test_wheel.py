@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it holds nothing else."""
+"""The content of the wheel: what it has to hold, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 
 from tests.support.installed import build_wheel, copy_sources
 
-LEFT_OUT = {".c", ".h", ".so"}  # sources of the extension, and what is built here in place
+LEFT_OUT = {".c", ".h", ".so"}  # sources of the extension, and the library that is built in place
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_modules_and_their_data(tmp_path: Path) -> None:
-    """All modules, types and pages of the dashboard, in folders of any depth; no C sources.
+    """The wheel holds all modules, types and pages of the dashboard, in folders of any depth, and no C sources.
 
-    Of this repository's top level the package alone: other programs have modules called `tasks` and `celeryconfig` too.
+    Of this repository's top level it holds the package alone: other programs have modules called `tasks` and
+    `celeryconfig` too.
     """
     source = copy_sources(tmp_path)
     nested = source / "optimizer" / "web" / "static" / "a" / "b"

@@ -1,4 +1,4 @@
-"""The page to which errors of the dashboard link is what docs/operations.md says."""
+"""The help page, to which errors on the dashboard link, is made from docs/operations.md."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from tests.support.help_page import HELP_PAGE, ROOT, render_help
 
 
 def test_the_help_page_is_made_of_the_page_of_operations() -> None:
-    """It is made anew by a command after each change of the chapter on troubleshooting."""
+    """The help page equals the one that is made from docs/operations.md now.
+
+    After each change of the chapter on troubleshooting, a command has to make it again.
+    """
     made = render_help((ROOT / "docs" / "operations.md").read_text("utf-8"))
     assert HELP_PAGE.read_text("utf-8") == made, "run: python -m tests.support.help_page"
 
 
 def test_each_diagnosis_and_each_error_has_its_entry_and_each_link_leads_to_one() -> None:
-    """The dashboard links to entries by the code of a diagnosis, and by the name of an error."""
+    """Each diagnosis and each error has an entry on the help page, and each link within the page leads to an entry.
+
+    The dashboard links to entries by the code of a diagnosis, and by the name of an error.
+    """
     page = HELP_PAGE.read_text("utf-8")
     entries = re.findall(r'id="([^"]+)"', page)
     assert len(entries) == len(set(entries))

@@ -1,4 +1,4 @@
-"""The page on a new service: its files and commands, in an empty directory, with the wheel from an index."""
+"""The page on a new service: its files and commands work in an empty directory, with the wheel as from an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 
 PAGE: Final = ROOT / "docs/integrate/new-service.md"
-# Commands that stay until the end, and what they print once they are up.
+# Commands that run until the end, and what they print once they are up.
 SERVICES: Final = {
     "celery -A optimizer.celery.standalone worker": "ready.",
     "celery -A optimizer.celery.standalone beat": "beat: Starting",
@@ -27,11 +27,14 @@ SERVICES: Final = {
 
 @pytest.mark.slow
 def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, wheel: Path, redis_server: RedisServer) -> None:
-    """Every block in the order of the page: files are written, commands exit with 0, services come up and stay."""
+    """The blocks of the page work in its order: files are written, commands exit with 0, and services start.
+
+    The services run until the end of the page.
+    """
     service = tmp_path / "service"
     service.mkdir()
     port = str(free_port())
-    # The wheel and its dependencies come from where pip finds them, as from an index.
+    # pip finds the wheel and its dependencies by these variables, as in an index.
     environ = user_environment(
         {
             "PATH": os.environ["PATH"],
@@ -78,5 +81,5 @@ def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, wheel: Pat
 
 
 def has_printed(log: Path, text: str, process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has printed a text, or has ended."""
+    """Return whether a process has printed a text, or has ended."""
     return text in log.read_text() or process.poll() is not None

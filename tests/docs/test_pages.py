@@ -57,7 +57,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 @pytest.mark.slow
 @every_page
 def test_the_commands_and_the_python_of_a_page_run(page: Path, tmp_path: Path, own_redis: RedisServer) -> None:
-    """Every block without a marker exits with 0; output that a page shows is what is printed, but for its digits."""
+    """Every block without a marker exits with 0, and the output that a page shows is printed, apart from its digits."""
     runnable = [
         block for block in blocks(page) if block.language in ("sh", "python") or block.marker in ("output", "file")
     ]
@@ -99,7 +99,7 @@ def test_commands_that_do_not_run_here_say_where_they_do(page: Path) -> None:
 
 @every_page
 def test_inline_commands_exist(page: Path) -> None:
-    """`rolling-optimizer COMMAND --option` and `make TARGET` in running text name what there is."""
+    """`rolling-optimizer COMMAND --option` and `make TARGET` in running text name what exists."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for span in code_spans(page):
         words = span.split()
@@ -114,7 +114,7 @@ def test_inline_commands_exist(page: Path) -> None:
 
 @every_page
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
-    """Relative links, pictures and their anchors, and the paths of this repository in inline code."""
+    """Relative links, pictures, their anchors, and paths of this repository in inline code lead to what exists."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("http://", "https://")):
             continue
@@ -129,25 +129,31 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("path", [*PAGES, *(ROOT / name for name in COMMENTED)], ids=lambda path: path.name)
 def test_words(path: Path) -> None:
-    """Plain English: none of the words that this project once had for people and for its own structure."""
+    """Pages and the other texts for operators are in plain English.
+
+    They have none of the words that this project once had for people and for its own structure.
+    """
     assert FORBIDDEN.findall(path.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize("directory", ["optimizer", "tasks", "tests", "benchmarks"])
 def test_words_of_the_code(directory: str) -> None:
-    """The same in comments, docstrings and messages."""
+    """Comments, docstrings and messages in the code have none of the words that pages must not have."""
     for path in (ROOT / directory).rglob("*"):
         if path.suffix in SOURCES and path != Path(__file__) and "node_modules" not in path.parts:
             assert FORBIDDEN.findall(path.read_text("utf-8")) == [], path
 
 
 def test_the_readme_is_short() -> None:
-    """At most 900 words; the rest has pages of its own."""
+    """The README has at most 900 words; the rest has pages of its own."""
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
 
 
 def test_every_setting_has_a_row_with_its_default() -> None:
-    """`configuration.md` lists the settings that exist, and no other; numbers and paths with the default in force."""
+    """`configuration.md` lists the settings that exist, and no others.
+
+    The row of a setting whose default is not empty has that default.
+    """
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     rows = re.findall(r"^\| ((?:`ROLLING_\w+`(?:, )?)+) \| (.+?) \|", page, re.MULTILINE)
     described = {name: default for names, default in rows for name in re.findall(r"\w+", names)}
@@ -161,7 +167,7 @@ def test_every_setting_has_a_row_with_its_default() -> None:
 
 @every_page
 def test_variables_in_pages_exist(page: Path) -> None:
-    """What looks like a setting is one, or the setting of one source."""
+    """Each name in a page that looks like a setting is one, or the setting of one source."""
     for name in re.findall(r"\bROLLING_[A-Z][A-Z_]*[A-Z]\b", page.read_text("utf-8")):
         own = name.removeprefix("ROLLING_").partition(OWN_MARK)[2]
         is_setting = name in settings_variables() or f"ROLLING_{own}" in settings_variables()
@@ -169,13 +175,13 @@ def test_variables_in_pages_exist(page: Path) -> None:
 
 
 def test_every_error_has_a_row() -> None:
-    """`operations.md` says of each error of the tree what to do, and of no other."""
+    """`operations.md` has a row that says what to do for each error of the tree, and for no other."""
     listed = names_of_rows("docs/operations.md", "### A run fails with an error", "\n### ")
     assert listed == set(errors.__all__) - {"RollingError", "SourceError"}
 
 
 def test_every_member_of_a_report_has_a_row() -> None:
-    """`operations.md` has each member of a report, and each statistic of a scan."""
+    """`operations.md` has a row for each member of a report and each statistic of a scan, and no other."""
     listed = names_of_rows("docs/operations.md", "### The report of a run", "\n## ")
     assert listed == {*Report.__struct_fields__, *Stats.__struct_fields__}
 
@@ -191,7 +197,10 @@ def test_every_warning_is_explained() -> None:
 
 
 def test_every_metric_every_alert_and_every_span_has_a_row() -> None:
-    """`operations.md` has all of them, and no other alert or span; names that are put together are in other tables."""
+    """`operations.md` has each metric, alert and span, and no other alert or span.
+
+    Names of metrics that the code puts together are in other tables.
+    """
     page = (ROOT / "docs/operations.md").read_text("utf-8")
     metrics = (ROOT / "optimizer/web/metrics.py").read_text("utf-8")
     described = set(re.findall(r"`rolling_(\w+)", page))
@@ -203,7 +212,10 @@ def test_every_metric_every_alert_and_every_span_has_a_row() -> None:
 
 
 def test_the_readme_shows_what_the_pages_and_the_units_show() -> None:
-    """The schedule stands in the README and in a page of its own; its systemd unit has what the shipped one has."""
+    """The schedule in the README is also in a page of `docs/`.
+
+    The README's systemd unit has the command, directory, restart and stop settings of the shipped one.
+    """
     texts = [block.text for block in blocks(ROOT / "README.md")]
     (schedule,) = (text for text in texts if "beat_schedule" in text)
     (unit,) = (text for text in texts if "[Service]" in text)
@@ -243,7 +255,7 @@ def mask(line: str) -> str:
 
 
 def tree(path: str) -> ast.Module:
-    """The syntax tree of a test module."""
+    """The syntax tree of a module."""
     return ast.parse((ROOT / path).read_text("utf-8"))
 
 
@@ -260,7 +272,7 @@ def warnings_in(module: ast.Module) -> list[str]:
 
 
 def settings_variables() -> set[str]:
-    """Every variable that is read."""
+    """Every variable that the package reads."""
     files = {secret + FILE_SUFFIX for secret in SECRETS}
     return {variable_name(field.name) for field in fields(Settings)} | {SOURCES_VARIABLE} | files
 
@@ -272,7 +284,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def names_of_rows(page: str, begin: str, end: str) -> set[str]:
-    """The names in code of the first cells, in the tables of a page between two texts."""
+    """The names in backticks in the first cells of the tables that a page has between two texts."""
     tables = (ROOT / page).read_text("utf-8").partition(begin)[2].partition(end)[0]
     cells = re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}

@@ -18,8 +18,8 @@ from tests.support.rolling_files import a_record, write_json
 
 HEADING: Final = "### A run in the code"
 ROW: Final = re.compile(r"^\| `optimizer/([^`]+)` \| `([^`]+)` \|", re.MULTILINE)
-# Makes two scheduled runs. Prints of each its status, and the functions in the order of their first calls: file, name,
-# and whether the thread is the one that runs the task.
+# Makes two scheduled runs. For each it prints the status, and the functions in the order of their first calls: file,
+# name, and whether the thread is the one that runs the task.
 PROGRAM: Final = """
 import json, os, sys, threading
 from pathlib import Path
@@ -89,7 +89,11 @@ def traced_runs(settings: Settings) -> list[tuple[str, Calls]]:
 
 
 def check(trail: Trail, calls: Calls) -> None:
-    """Check that each function was called, first after the one before it; in other threads, after that one began."""
+    """Check that each function was called, and in the order of the table.
+
+    Functions in the task's thread were first called in that order. A function in another thread was first called after
+    the one in the row before it.
+    """
     assert [row for row in trail.rows if row not in calls] == []
     in_task = [row for row in trail.rows if calls[row][1]]
     assert in_task == sorted(in_task, key=lambda row: calls[row][0])
@@ -99,7 +103,7 @@ def check(trail: Trail, calls: Calls) -> None:
 
 @pytest.mark.slow
 def test_the_trails_are_what_runs(settings: Settings) -> None:
-    """A run that scans, and the next one, call what the page names, in its order."""
+    """A run that scans, and the next, unchanged one, call the functions that docs/design.md names, in its order."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record()})
     (first, scanning), (second, confirming) = traced_runs(settings)
     assert (first, second) == ("success", "unchanged")
@@ -108,7 +112,10 @@ def test_the_trails_are_what_runs(settings: Settings) -> None:
 
 
 def test_a_reader_opens_few_files() -> None:
-    """A person who follows a run opens at most 20 files, of an unchanged input 12; the page counts them right."""
+    """A reader of docs/design.md opens at most 20 files to follow a run that scans, and 12 for an unchanged input.
+
+    The page states the right numbers.
+    """
     section = (ROOT / "docs/design.md").read_text("utf-8").partition(HEADING)[2]
     counted = [int(number) for number in re.findall(r"^\*\*.*\*\*, in (\d+) files:$", section, re.MULTILINE)]
     assert counted == [len(trail.files) for trail in trails()]

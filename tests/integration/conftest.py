@@ -1,4 +1,4 @@
-"""The broker that teams use in place of Redis, and a directory of theirs."""
+"""Fixtures: the broker that teams use in place of Redis, and a directory of a team."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.team import Team
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A RabbitMQ that is up. Skips on a laptop without one; fails in CI, where it has to be."""
+    """A RabbitMQ that is up. Without one, tests are skipped on a laptop and fail in CI, which has to have it."""
     try:
         rabbitmq_executable()
     except FileNotFoundError as error:

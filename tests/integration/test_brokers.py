@@ -1,4 +1,4 @@
-"""Brokers that are no Redis, and results that are elsewhere or nowhere: runs are sent, made and followed."""
+"""Runs with a broker that is no Redis, and with results in Redis, in the broker, or nowhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULTS: Final[dict[str, dict[str, Any]]] = {
 def test_rabbitmq_carries_runs_and_their_sender_can_follow_them(
     team: Team, rabbitmq: RabbitServer, results: str
 ) -> None:
-    """Whether results are in Redis, in RabbitMQ, or nowhere: the sender sees the report of its run."""
+    """With RabbitMQ as broker, a run's sender sees its report, with results in Redis, in RabbitMQ, or nowhere."""
     conf = {name: team.settings.redis_url if value == "REDIS" else value for name, value in RESULTS[results].items()}
     team.write(celery_project(broker_url=rabbitmq.url, task_default_queue=f"of-{results}", **conf))
     team.start_worker()

@@ -1,4 +1,4 @@
-"""Modules of another program that have the names of ours: `tasks.py` and `celeryconfig.py`, installed or beside it."""
+"""Another program has modules with our names, `tasks.py` and `celeryconfig.py`, installed or in its directory."""
 
 from __future__ import annotations
 
@@ -47,15 +47,16 @@ task_serializer = "pickle"
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """The Python of an environment with our wheel and what it needs."""
+    """The Python of an environment with our wheel and its dependencies."""
     environment = Venv(tmp_path_factory.mktemp("environment") / "venv", "--no-deps", "--no-index", str(wheel))
-    # Packages of this environment, without its own `.pth` files: one of those leads to the repository.
+    # This adds the packages of the tests' environment, without the `.pth` files there: one of those leads to the
+    # repository.
     (environment.packages / "needs.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return environment.python
 
 
 def test_their_installed_modules_stay_as_they_are(tmp_path: Path, wheel: Path) -> None:
-    """Installing ours adds one package, and uninstalling leaves every file of theirs with its content."""
+    """Installing our wheel adds one package, and uninstalling it leaves every file of another program as it was."""
     environment = Venv(tmp_path / "environment")
     theirs = write_wheel(tmp_path, "theirs", {"tasks.py": TASKS, "celeryconfig.py": CELERYCONFIG})
     environment.pip("install", "--no-index", str(theirs))
@@ -116,7 +117,7 @@ def test_ours_is_ours():
 
 @pytest.fixture
 def beside(team: Team, python: Path, redis_server: RedisServer) -> Team:
-    """Their directory with `tasks.py` and `celeryconfig.py`; our wheel is installed."""
+    """The other program's directory with `tasks.py` and `celeryconfig.py`; our wheel is installed."""
     team.python = str(python)
     team.environ |= {"THEIR_BROKER": their_broker(redis_server)}
     team.write({"tasks.py": TASKS, "celeryconfig.py": CELERYCONFIG, "web.py": WEB, "test_ours.py": CHECKS})
@@ -124,7 +125,10 @@ def beside(team: Team, python: Path, redis_server: RedisServer) -> Team:
 
 
 def test_our_commands_use_our_settings(beside: Team, python: Path, redis_server: RedisServer) -> None:
-    """`up`, `trigger` and `status` of the command and of `python -m`: nothing is sent to their broker."""
+    """`up`, `trigger` and `status`, as a command or by `python -m`, import none of the other program's modules.
+
+    Nothing is sent to its broker.
+    """
     command = str(python.with_name("rolling-optimizer"))
     beside.start("up", command, "up", PYTHONPATH=".")
     beside.wait_for_run()
@@ -142,7 +146,7 @@ def test_our_commands_use_our_settings(beside: Team, python: Path, redis_server:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_their_pytest_sees_both(beside: Team, mode: str) -> None:
-    """Their own tests, which import their modules and ours."""
+    """Tests of the other program, which import its modules and ours, pass in each way of starting Python."""
     variables = MODES[mode] | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = beside.run(beside.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_ours.py", **variables)
     assert done.returncode == 0, done.stdout
@@ -150,7 +154,7 @@ def test_their_pytest_sees_both(beside: Team, mode: str) -> None:
 
 
 def test_their_web_and_ours_in_one_process(beside: Team, redis_server: RedisServer) -> None:
-    """Uvicorn in their directory: a run that the router starts goes to our queue, their task to theirs."""
+    """In one web process with our router, our run is sent to our queue, and the other program's task to its own."""
     port = str(free_port())
     token = "made-up"
     beside.start("web", beside.python, "-m", "uvicorn", "web:app", "--port", port, ROLLING_TRIGGER_TOKEN=token)
@@ -171,7 +175,7 @@ def test_their_web_and_ours_in_one_process(beside: Team, redis_server: RedisServ
 
 @pytest.mark.parametrize("mode", MODES)
 def test_their_worker_is_theirs(beside: Team, redis_server: RedisServer, mode: str) -> None:
-    """`celery -A tasks worker` in their directory: their app, their broker, their queue, and none of our tasks."""
+    """`celery -A tasks worker` in the other program's directory runs its app with its broker and none of our tasks."""
     beside.start_worker("-P", "solo", app="tasks", C_FORCE_ROOT="1", **MODES[mode])
     printed = "\n".join(beside.lines)
     assert their_broker(redis_server).removeprefix("redis://") in printed
@@ -180,7 +184,7 @@ def test_their_worker_is_theirs(beside: Team, redis_server: RedisServer, mode: s
 
 
 def test_our_tasks_in_their_app_beside_such_modules(beside: Team, redis_server: RedisServer) -> None:
-    """`celery -A proj worker` with `register`: their broker has all messages, and our Redis the snapshots alone."""
+    """With `register` in the other program's app, messages go to its broker; our Redis has only keys of the source."""
     beside.write(celery_project(broker_url=their_broker(redis_server)))
     beside.start_worker("-B", PYTHONPATH=".")
     beside.wait_for_run()
@@ -191,12 +195,12 @@ def test_our_tasks_in_their_app_beside_such_modules(beside: Team, redis_server: 
 
 
 def their_broker(server: RedisServer) -> str:
-    """The URL of their broker: another database of the same server."""
+    """The URL of the other program's broker: another database of the same server."""
     return server.url.removesuffix("/0") + "/5"
 
 
 def ask(port: str, method: str, path: str, token: str) -> Any:
-    """Ask their web; return the decoded answer."""
+    """Send a request to the other program's web; return the decoded response."""
     with closing(http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)) as connection:
         connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
@@ -212,6 +216,6 @@ def keys_of(url: str) -> set[bytes]:
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
-    """Each file with its content; without what Python caches."""
+    """Return each file with its content, without the files that Python caches."""
     paths = [path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}

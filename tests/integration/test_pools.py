@@ -1,4 +1,4 @@
-"""Pools of their workers: those that work, and those in which a run is refused while their own tasks go on."""
+"""Pools of a team's workers: those that make runs, and those that refuse them while the team's own tasks continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_a_pool_without_greenlets_publishes(team: Team, redis_server: RedisServer, pool: str) -> None:
-    """Their beat sends the ticks, one such worker makes the runs, and its own tasks besides."""
+    """A worker with the pool `threads` or `solo` executes the runs that the team's beat sends, and the team's tasks.
+
+    It warns that this pool knows no time limits.
+    """
     team.write(celery_project(broker_url=redis_server.url))
     team.start_worker("-P", pool)
     team.start_beat()
@@ -23,7 +26,10 @@ def test_a_pool_without_greenlets_publishes(team: Team, redis_server: RedisServe
 
 
 def test_gevent_refuses_runs_and_makes_their_tasks(team: Team, redis_server: RedisServer) -> None:
-    """The worker starts; a run fails with what to do, as its sender sees; their tasks go on before and after that."""
+    """A worker with the pool `gevent` starts and executes the team's own tasks, before and after a run that fails.
+
+    The log and the sender of the run get an error that says what to do.
+    """
     team.write(celery_project(broker_url=redis_server.url))
     team.start_worker("-P", "gevent")
     team.start_beat()

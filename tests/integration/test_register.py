@@ -1,4 +1,4 @@
-"""Our tasks in their Celery app, by three lines: whatever way its settings come, and without a change to their own."""
+"""Our tasks in a team's Celery app, by three lines, however the app is configured, and with its settings unchanged."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def note(self):
 
 @pytest.mark.parametrize("style", CONFIGURED)
 def test_a_worker_and_a_beat_of_theirs_publish(team: Team, redis_server: RedisServer, style: str) -> None:
-    """However the app is configured: our run and their task are both in its default queue, and no other is made."""
+    """However the app is configured, our run and the team's task go to its default queue, and no other is made."""
     team.write(celery_project(broker_url=redis_server.url))
     team.write(
         {
@@ -96,7 +96,7 @@ def test_a_worker_and_a_beat_of_theirs_publish(team: Team, redis_server: RedisSe
 
 
 def test_their_app_stays_as_it_is(team: Team, redis_server: RedisServer) -> None:
-    """Of their settings only `beat_schedule` has more entries, and their shared task is sent to their queue."""
+    """Of the app's settings only `beat_schedule` is changed, and the team's shared task is sent to the team's queue."""
     team.write(celery_project(broker_url=redis_server.url, timezone="America/New_York", accept_content=["pickle"]))
     before, after = team.program(SETTINGS)
     assert before.pop("beat_schedule") != after.pop("beat_schedule")
@@ -106,7 +106,7 @@ def test_their_app_stays_as_it_is(team: Team, redis_server: RedisServer) -> None
 
 
 def test_settings_of_theirs_for_all_tasks_hold_for_ours(team: Team, redis_server: RedisServer) -> None:
-    """A time limit that is shorter than ours, and results that are compressed: a run is sent, made and followed."""
+    """With a time limit for all tasks, shorter than ours, and compressed results, a run is sent, made and followed."""
     conf: dict[str, Any] = {"task_annotations": {"*": {"time_limit": 30}}, "result_compression": "gzip"}
     team.write(celery_project(broker_url=redis_server.url, result_backend=redis_server.url, **conf))
     team.start_worker()
@@ -114,7 +114,10 @@ def test_settings_of_theirs_for_all_tasks_hold_for_ours(team: Team, redis_server
 
 
 def test_the_stand_alone_app_has_no_effect_on_their_worker(team: Team, redis_server: RedisServer) -> None:
-    """Their module imports it, say for a sender: its checks do not end their worker, nor set our loggers' level."""
+    """If a team's module imports the stand-alone app, say for a sender, that app's checks do not end the worker.
+
+    The level of our loggers stays unset.
+    """
     team.write(celery_project("", broker_url=redis_server.url))
     team.write({"proj/tasks.py": STANDALONE})
     team.environ["ROLLING_TOP_SYMBOLS_LIMIT"] = "many"

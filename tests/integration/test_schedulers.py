@@ -68,7 +68,11 @@ print(json.dumps({row.name: [row.task, row.kwargs, row.queue] for row in rows}))
 
 @pytest.mark.parametrize("use_tz", [True, False])
 def test_the_database_scheduler_of_django_sends_our_ticks(team: Team, redis_server: RedisServer, use_tz: bool) -> None:
-    """With time zones in the database and without: the tick is a row that the admin shows, and a version comes."""
+    """django-celery-beat sends our ticks, with and without time zones in the database, and a version is published.
+
+    The tick is a row that the admin shows. The scheduler drops the option `expires`, so ticks that have waited are
+    skipped instead (`tick_taken`).
+    """
     team.write(
         {
             name: text.format(use_tz=use_tz, broker=redis_server.url) if name == "shop/settings.py" else text
@@ -79,7 +83,7 @@ def test_the_database_scheduler_of_django_sends_our_ticks(team: Team, redis_serv
     assert migrated.returncode == 0, migrated.stderr
 
     team.start_beat(app="shop")
-    ticks_in(redis_server, "shop-queue", 3)  # it drops the option `expires`
+    ticks_in(redis_server, "shop-queue", 3)  # the scheduler drops the option `expires`, so that ticks wait
     team.start_worker("-P", "solo", app="shop")
     report = team.wait_for_run()
 
@@ -91,7 +95,7 @@ def test_the_database_scheduler_of_django_sends_our_ticks(team: Team, redis_serv
 
 
 def test_redbeat_sends_our_ticks(team: Team, redis_server: RedisServer) -> None:
-    """The tick is a key of RedBeat's, beside their own, and a version comes."""
+    """RedBeat sends our ticks with `expires`, from a key beside the team's own, and a version is published."""
     team.write(
         celery_project(
             broker_url=redis_server.url,
@@ -112,7 +116,7 @@ def test_redbeat_sends_our_ticks(team: Team, redis_server: RedisServer) -> None:
 
 
 def ticks_in(server: RedisServer, queue: str, count: int) -> list[dict[str, Any]]:
-    """Wait for so many ticks in a queue from which no worker takes any."""
+    """Wait until a queue without a worker has at least `count` ticks; return them."""
     ticks: list[dict[str, Any]] = []
 
     def are_there() -> bool:

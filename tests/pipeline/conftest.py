@@ -1,4 +1,4 @@
-"""Sources and directories of runs."""
+"""Fixtures: a source with two parts, and a directory for processes of other users."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parted(settings: Settings) -> Settings:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that every user may read, all the way from the root; pytest's own may not."""
+    """A directory that every user may read, all the way from the root; pytest's own are for one user only."""
     path = Path(tempfile.mkdtemp(prefix="rolling-"))
     path.chmod(0o755)
     yield path

@@ -1,4 +1,7 @@
-"""What a run has to do is stored until it ends; if its worker dies, the next run finds it and tells the sender."""
+"""A run's assignment, which says what it has to do, is stored until the run ends.
+
+If the worker of a run dies, the next run finds the assignment and notifies the sender.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from tests.support.rolling_files import a_record, local, write_json, write_raw
 
 
 def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis_server: RedisServer) -> None:
-    """Under one lock, with an assignment while the scan lasts; at the end nothing of it is left."""
+    """A single file is scanned under one lock by the process that begins the run, with an assignment during the scan.
+
+    At the end neither lock nor assignment is left.
+    """
     write_json(settings.input, {"TSLA": a_record()})
     keys = Keys(settings.source)
     seen: list[bool] = []
@@ -46,7 +52,10 @@ def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis
 
 
 def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server: RedisServer) -> None:
-    """Its own failure reached its sender; the next run has nothing to report."""
+    """A scan that fails leaves neither an assignment nor the lock, so the next run reports no lost run.
+
+    The sender has already received the error of the scan.
+    """
     write_raw(settings.input, b"{")
     for _ in range(2):
         with pytest.raises(SourceTorn):
@@ -57,7 +66,10 @@ def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server
 
 
 def test_a_lost_run_is_told_and_replaced_by_the_next_tick(parted: Settings, redis_server: RedisServer) -> None:
-    """Its worker was killed, or there was none; when it comes back after all, it does nothing."""
+    """A run that has lost its lock is reported as `RunLost`, and the next tick makes another run.
+
+    Its worker was killed, or there was none. If the lost run is continued after all, it does nothing (`superseded`).
+    """
     lost = dispatched(parted)
     outcomes = scan_all(parted, lost)
     lose_the_lock(redis_server, parted)
@@ -74,7 +86,10 @@ def test_a_lost_run_is_told_and_replaced_by_the_next_tick(parted: Settings, redi
 
 
 def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, redis_server: RedisServer) -> None:
-    """Its whole worker may be gone, and then nothing else informs its sender."""
+    """If a process ends during the scan of a single file, the next run reports `RunLost` and notifies the sender.
+
+    The whole worker may be gone, and then nothing else informs the sender.
+    """
     write_json(settings.input, {"TSLA": a_record()})
     program = (
         "import os, sys; from pathlib import Path; from optimizer import Settings\n"
@@ -96,7 +111,10 @@ def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, red
 
 
 def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, redis_server: RedisServer) -> None:
-    """The broker may be another Redis than the cache, and away."""
+    """A run whose parts cannot be sent fails with the broker's error, and leaves neither an assignment nor the lock.
+
+    The broker may be another Redis than the cache, and away.
+    """
 
     def fail(_assignment: Assignment) -> None:
         raise CacheUnavailable("the broker cannot be reached")
@@ -111,7 +129,7 @@ def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, re
 
 
 def test_the_sender_of_a_lost_run_is_told(parted: Settings, redis_server: RedisServer) -> None:
-    """By the id that its sender knows it by."""
+    """The next run notifies the sender of a lost run, by the id that the sender knows."""
     notified: list[tuple[str, str]] = []
 
     def tell_lost(run_id: str, error: RunLost) -> None:
@@ -127,7 +145,10 @@ def test_the_sender_of_a_lost_run_is_told(parted: Settings, redis_server: RedisS
 def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
     parted: Settings, redis_server: RedisServer
 ) -> None:
-    """The command line has no result backend."""
+    """A run that cannot notify senders leaves a lost run to the next one that can.
+
+    The command line cannot, since it has no result backend.
+    """
     dispatched(parted, "first")
     lose_the_lock(redis_server, parted)
     assert optimize(parted).status == "success"
@@ -142,7 +163,10 @@ def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
 def test_a_run_whose_assignment_is_damaged_is_superseded(
     parted: Settings, redis_server: RedisServer, damage: bytes
 ) -> None:
-    """It is not known what there was to do: the next tick makes the run again."""
+    """A run whose assignment is damaged does nothing (`superseded`), since it is not known what it had to do.
+
+    The next tick reports it as lost and makes the run again.
+    """
     assignment = dispatched(parted)
     outcomes = scan_all(parted, assignment)
     with redis_server.client as client:

@@ -49,7 +49,10 @@ def rolling_threads() -> list[str]:
 def test_a_report_that_cannot_be_passed_on_ends_no_schedule(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As where standard output is on a full disk: the next tick is made, and its report is passed on."""
+    """If a report cannot be passed on, that is logged, the next tick is made, and its report is passed on.
+
+    For example, standard output may be on a full disk.
+    """
     write_json(settings.input, OLD)
     reports: list[Report] = []
 
@@ -69,7 +72,10 @@ def test_a_report_that_cannot_be_passed_on_ends_no_schedule(
 
 
 def test_runs_are_made_each_interval_until_the_block_is_left(settings: Settings, redis_server: RedisServer) -> None:
-    """A changed input is published by a later tick; afterwards there is neither a thread nor a lock."""
+    """Within a `background` block a run is made at each interval, so a later tick publishes a changed input.
+
+    Afterwards neither a thread nor a lock is left.
+    """
     settings = replace(settings, **FAST)
     write_json(settings.input, OLD)
 
@@ -84,7 +90,7 @@ def test_runs_are_made_each_interval_until_the_block_is_left(settings: Settings,
 
 
 def test_the_first_run_comes_after_the_startup_delay(settings_without_redis: Settings) -> None:
-    """No run is made before; a block that is left within the delay has made none, and need not wait for it."""
+    """No run is made before the startup delay has passed, and leaving the `background` block does not wait."""
     settings = replace(settings_without_redis, startup_delay_s=60)
     write_json(settings.input, OLD)
     began_s = time.monotonic()
@@ -120,7 +126,7 @@ def test_ticks_are_at_a_fixed_rate_and_passed_ones_are_left_out(
 def test_a_failed_run_is_logged_and_the_next_tick_heals(
     settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The thread goes on; the log has the error's name."""
+    """After a run that failed, the thread continues and the next tick publishes; the log has the error's name."""
     settings = replace(settings, **FAST)
 
     with optimizer.background(settings):
@@ -134,7 +140,7 @@ def test_a_failed_run_is_logged_and_the_next_tick_heals(
 def test_a_bug_in_a_run_does_not_end_the_runs(
     settings_without_redis: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error that is none of ours is logged with its traceback."""
+    """An unexpected error in a run is logged with its traceback, and the next run is made."""
     calls: list[int] = []
 
     def broken(settings: Settings, **_: object) -> Report:
@@ -153,7 +159,7 @@ def test_a_bug_in_a_run_does_not_end_the_runs(
 
 
 def test_without_redis_files_are_written(settings_without_redis: Settings) -> None:
-    """`use_cache=False` makes the files alone."""
+    """With `use_cache=False` a run writes the files and needs no Redis."""
     settings = replace(settings_without_redis, **FAST, redis_url="redis://127.0.0.1:1/0")
     write_json(settings.input, OLD)
 
@@ -163,13 +169,16 @@ def test_without_redis_files_are_written(settings_without_redis: Settings) -> No
 
 
 def test_no_settings_are_refused() -> None:
-    """Nothing would ever run, and nothing would say so."""
+    """`background` without settings is refused: nothing would ever run, and nothing would report it."""
     with pytest.raises(SettingsInvalid, match="has no settings"), optimizer.background():
         pass
 
 
 def test_several_sources_have_a_thread_each(settings_without_redis: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose input hangs does not delay the other, and leaving the block does not wait for it for ever."""
+    """Each source has its own thread, so one whose input hangs does not delay the other.
+
+    Leaving the `background` block does not wait for ever for the source that hangs.
+    """
     monkeypatch.setattr(module, "ABORT_S", 0.1)
     good = replace(settings_without_redis, **FAST)
     write_json(good.input, OLD)
@@ -200,7 +209,7 @@ def wait_for_the_scan(server: RedisServer, settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_leaving_the_block_waits_for_a_run(slow: Settings, redis_server: RedisServer) -> None:
-    """What was begun is published."""
+    """Leaving a `background` block waits until a run that has begun has published."""
     with optimizer.background(slow, stop_s=60):
         wait_for_the_scan(redis_server, slow)
 
@@ -209,7 +218,10 @@ def test_leaving_the_block_waits_for_a_run(slow: Settings, redis_server: RedisSe
 
 @pytest.mark.slow
 def test_a_run_that_takes_too_long_to_wait_for_is_ended(slow: Settings, redis_server: RedisServer) -> None:
-    """It publishes nothing, releases its lock, and says why."""
+    """If a run is not over `stop_s` seconds after the block is left, it is ended and publishes nothing.
+
+    It releases its lock and reports why.
+    """
     with optimizer.background(slow, stop_s=0):
         wait_for_the_scan(redis_server, slow)
 
@@ -225,7 +237,10 @@ def test_a_run_that_takes_too_long_to_wait_for_is_ended(slow: Settings, redis_se
 def test_a_run_has_the_time_limit_of_a_task(
     slow: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten intervals, and at least a minute; here a second."""
+    """A run that exceeds the time limit of a task fails with `RunTimedOut`.
+
+    The limit is ten intervals, and at least a minute; here it is a second.
+    """
     monkeypatch.setattr(Settings, "time_limit_s", 1.0)
     with optimizer.background(replace(slow, interval_s=0.1), stop_s=60):
         report = wait_for(redis_server, slow, "failed")
@@ -287,7 +302,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 def prefork(directory: Path, settings: Settings, program: str) -> subprocess.Popen[bytes]:
-    """Start a program with three children."""
+    """Start a program that forks three children."""
     environ = {
         "ROLLING_INPUT": str(settings.input),
         "ROLLING_OUTPUT_DIR": str(settings.output_dir),
@@ -303,7 +318,7 @@ def prefork(directory: Path, settings: Settings, program: str) -> subprocess.Pop
 @pytest.mark.slow
 @pytest.mark.alone
 def test_many_processes_make_one_run_per_tick(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """Three children with a thread each: each tick is one report in the stream, whichever child made it."""
+    """Three children with a thread each make one run per tick: each tick is one report, whichever child made it."""
     write_json(settings.input, {"AAPL": a_record()})
     began_s = time.time()
     process = prefork(tmp_path, settings, EACH_CHILD)
@@ -322,7 +337,10 @@ def test_many_processes_make_one_run_per_tick(tmp_path: Path, settings: Settings
 def test_a_forked_child_has_no_thread_and_the_parents_goes_on(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """The parent forks within the block, amid a scan: a child leaves the block at once, and the parent's runs go on."""
+    """If a process forks within a `background` block during a scan, a child has no thread and leaves the block at once.
+
+    The parent's runs continue.
+    """
     write_sample(local(settings.input), symbols=1_000, points=2_000)
     process = prefork(tmp_path, settings, IN_THE_PARENT)
     wait_for_the_scan(redis_server, settings)

@@ -1,6 +1,6 @@
-"""What runs record of changes: they lead from any version to the current one, or it is said that they are not held.
+"""The changes that runs record lead from any version to the current one, or are reported as missing.
 
-The law is tried with real runs over random histories: inputs, a Redis that is away for some of them, other output
+This law is tested with real runs over random histories: inputs, a Redis that is away for some of them, other output
 directories, values that Redis has evicted, entries of an older release.
 """
 
@@ -80,13 +80,13 @@ WHERE = st.sampled_from(["with Redis"] * 4 + ["elsewhere", "without Redis"])
 
 @dataclass
 class History:
-    """A source, and what it has shown."""
+    """A source, and the versions that it has shown."""
 
     settings: Settings
     client: redis.Redis
     seen: list[VersionContent] = field(default_factory=list)  # each version that Redis has shown
-    gap_at: int = 0  # what was shown up to this version may not lead on
-    is_broken: bool = False  # the next change cannot be told
+    gap_at: int = 0  # changes need not lead on from this version and from older ones
+    is_broken: bool = False  # the next change cannot be recorded
     last: SnapshotSet | None = None
 
     @property
@@ -103,7 +103,7 @@ class History:
             self.check(optimize(replace(self.settings, output_dir=other)))
         elif where == "without Redis":
             optimize(self.settings, use_cache=False)
-            self.is_broken = True  # several versions have several times, and a change has one
+            self.is_broken = True  # the next change spans several versions with a time each, and has one time
         else:
             self.check(optimize(self.settings))
 
@@ -120,7 +120,7 @@ class History:
         if last is not None and not self.is_broken:
             before, after = last.manifest, manifest
             is_same = {kind: kinds_of(last.content())[kind] == kinds_of(content)[kind] for kind in PAYLOAD_KINDS}
-            for kind in PAYLOAD_KINDS:  # equal content has the very bytes, though its index may differ
+            for kind in PAYLOAD_KINDS:  # equal content has equal bytes, though its index may differ
                 assert is_same[kind] == (before.snapshots[kind] == after.snapshots[kind])
             has_entry = bool(stored) and stored[-1].change.version == after.version > before.version
             assert has_entry == (not all(is_same.values()))
@@ -138,13 +138,13 @@ class History:
         self.last = new
 
     def evict(self) -> None:
-        """Redis needs memory."""
+        """Delete a value of the newest version, as Redis does when it needs memory."""
         if self.seen:
             self.client.delete(self.keys.payload(self.seen[-1].version, "bots"))
             self.is_broken = True
 
     def downgrade(self) -> None:
-        """An older release has published the newest version."""
+        """Replace the changes by an entry of an older release, as if that had published the newest version."""
         entries = cast("list[tuple[bytes, Any]]", self.client.xrevrange(self.keys.deltas, count=1))
         if entries and self.seen:
             name = entries[0][0]
@@ -153,7 +153,7 @@ class History:
             self.gap_at = max(self.gap_at, *(c.version for c in self.seen if c.version < int(name.split(b"-")[0])), 0)
 
     def lose_pointer(self) -> None:
-        """It was evicted: what is made next starts from nothing."""
+        """Delete the pointer, as if Redis had evicted it: the next version then has nothing to start from."""
         self.client.delete(self.keys.current)
         self.is_broken = True
 
@@ -174,7 +174,11 @@ STEPS = st.one_of(
 def test_changes_lead_from_any_version_to_the_current_one(
     redis_server: RedisServer, steps: list[Callable[[History], None]]
 ) -> None:
-    """Record for record, in order, as structs and as JSON, and back again; else it is said that they are not held."""
+    """From any version that was shown, the changes give the current one, record for record and in order.
+
+    This holds for structs and for JSON, and for the way back by the inverses of the changes; otherwise the changes are
+    reported as missing.
+    """
     with tempfile.TemporaryDirectory() as directory, redis_server.client as client:
         client.flushall()
         settings = Settings(
@@ -203,7 +207,10 @@ def shown_set(settings: Settings) -> SnapshotSet:
 def test_no_change_leads_from_one_of_two_sets_of_one_number(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client may have either: two workers with their own directories made them, one while Redis was away."""
+    """If two sets have the same version number, no change leads on from the set that Redis has not shown.
+
+    Two workers with their own directories made them, one while Redis was away, so a client may have either.
+    """
     elsewhere = replace(settings, output_dir=local(settings.output_dir).parent / "elsewhere")
     monkeypatch.setattr("optimizer.pipeline.session.time.time_ns", lambda: 0)  # so that each number is the next one
     run_old(settings)
@@ -223,7 +230,10 @@ def test_no_change_leads_from_one_of_two_sets_of_one_number(
 
 
 def test_content_is_not_said_to_be_old_if_another_version_may_have_come_between(settings: Settings) -> None:
-    """A worker with its own directory has published one, and this one does not see Redis."""
+    """`content_since` does not name an older version if another version may have been published in between.
+
+    Here a worker with its own directory has published one, while this worker did not use Redis.
+    """
     settings = replace(settings, min_confidence=0.5)
     elsewhere = replace(settings, output_dir=local(settings.output_dir).parent / "elsewhere")
     run_old(settings)
@@ -238,7 +248,7 @@ def test_content_is_not_said_to_be_old_if_another_version_may_have_come_between(
     new = shown_set(settings)
     assert new.manifest.version > between.version
     with redis.Redis.from_url(settings.redis_url) as client:
-        lead(held(client, Keys(settings.source)), between, new)  # checks what the changes make of it, if they are held
+        lead(held(client, Keys(settings.source)), between, new)  # checks what the changes result in, if none is missing
     assert new.manifest.content_since == new.manifest.version
 
 
@@ -246,7 +256,7 @@ def test_content_is_not_said_to_be_old_if_another_version_may_have_come_between(
 
 
 def assert_same_but_the_manifest(before: SnapshotSet, after: SnapshotSet | None) -> None:
-    """Check that only what an input with the same content changes is another."""
+    """Check that two sets differ only in the members of the manifest that describe the input."""
     assert after is not None
     assert after.payloads == before.payloads
     assert after.manifest.fingerprint != before.manifest.fingerprint
@@ -256,7 +266,10 @@ def assert_same_but_the_manifest(before: SnapshotSet, after: SnapshotSet | None)
 
 
 def test_an_input_with_the_same_content_keeps_the_version(settings: Settings, redis_server: RedisServer) -> None:
-    """Its fingerprint and its rejects are in the manifest, of the files and of Redis; ticks after it find no change."""
+    """An input with the same content keeps the version; the manifest gets the input's fingerprint and rejects.
+
+    Files and Redis both have that manifest, and ticks after it find the input unchanged.
+    """
     first = run_old(settings)
     store = snapshot_store(settings.output_dir)
     before = store.read_set()
@@ -285,7 +298,7 @@ def test_an_input_with_the_same_content_keeps_the_version(settings: Settings, re
 
 
 def test_equal_content_replaces_the_manifest_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """No symbol is staged again, neither by the run nor by the one that repairs a pointer."""
+    """With equal content no symbol is staged again, neither by the run nor by one that repairs a pointer."""
     run_old(settings)
     write_json(settings.input, OLD | {"unread": 1})
     with redis_server.client as client:
@@ -304,7 +317,10 @@ def test_equal_content_replaces_the_manifest_alone(settings: Settings, redis_ser
 def test_equal_content_repairs_what_redis_has_of_it(
     settings: Settings, redis_server: RedisServer, kind: str, damage: str
 ) -> None:
-    """An engine that writes equal content at each tick leaves no tick that finds the input unchanged."""
+    """A run with equal content repairs each value of the version that is lost or damaged in Redis.
+
+    An engine that writes equal content at each tick leaves no tick that finds the input unchanged and repairs it.
+    """
     name = Keys(settings.source).payload(version_of(run_old(settings)), kind)
     with redis_server.client as client:
         if damage == "evicted":
@@ -334,7 +350,10 @@ DYING = (
 def test_a_worker_killed_between_files_and_redis_costs_neither_scan_nor_version(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Though the manifests are of two inputs: the next tick gives Redis the one in the files."""
+    """After a worker is killed between files and Redis, the next tick gives Redis the manifest in the files.
+
+    It needs neither a scan nor a new version, though the two manifests are of two inputs.
+    """
     first = run_old(settings)
     before = snapshot_store(settings.output_dir).read_set()
     assert before is not None
@@ -349,7 +368,7 @@ def test_a_worker_killed_between_files_and_redis_costs_neither_scan_nor_version(
         of_redis = shown(client, Keys(settings.source))
         assert of_redis is not None
         assert of_redis.manifest == before.manifest
-        client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
+        client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # they expire only later
     report = optimize(settings, progress=no_scan)
     assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
     assert_redis_holds_the_files(redis_server, settings)
@@ -360,7 +379,10 @@ def test_a_worker_killed_between_files_and_redis_costs_neither_scan_nor_version(
 def test_a_pointer_with_another_manifest_of_the_same_files_is_given_theirs(
     settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    """It is no damage, and no reason for a scan."""
+    """A pointer with another manifest of the same files gets the files' manifest, without a scan.
+
+    It is not damage, so nothing is logged.
+    """
     first = run_old(settings)
     other: dict[str, Any] = {"fingerprint": "another", "rejected": None, "pinned": Pin("2026-11-01T10:00:00Z", "a@b")}
     with redis_server.client as client:
@@ -376,7 +398,10 @@ def test_a_pointer_with_another_manifest_of_the_same_files_is_given_theirs(
 
 
 def test_a_version_that_changes_the_index_alone_keeps_the_etags(settings: Settings, redis_server: RedisServer) -> None:
-    """Lookups need a new version; pages have nothing to fetch."""
+    """A change of the index alone makes a new version, which lookups need, and keeps the ETags of the other files.
+
+    So pages have nothing to fetch.
+    """
     settings = replace(settings, min_confidence=0.5)
     first = run_old(settings)
     old = snapshot_store(settings.output_dir).read_manifest()
@@ -397,7 +422,7 @@ def test_a_version_that_changes_the_index_alone_keeps_the_etags(settings: Settin
 
 
 def test_what_changed_is_counted(settings: Settings) -> None:
-    """In the manifest and the report; the first version has nothing to be compared with."""
+    """Manifest and report count what changed; the first version has no counts, since there is none to compare it to."""
     first = run_old(settings)
     assert first.changes is None
     assert run_next(settings).changes == ChangeCounts(
@@ -417,7 +442,10 @@ def test_what_changed_is_counted(settings: Settings) -> None:
 def test_a_damaged_set_is_made_again_though_the_content_is_the_same(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """What Redis still has is kept; the index is not there as a file."""
+    """A set with a damaged file is made again as a new version with the bytes that Redis still has.
+
+    Only the index is new, since Redis does not have it as a file.
+    """
     first = run_old(settings)
     old = snapshot_store(settings.output_dir).read_manifest()
     (local(settings.output_dir) / FILE_NAMES["bots"]).write_bytes(b"")
@@ -444,7 +472,10 @@ def text_of_1_kb(seed: int) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", ["number", "bytes"])
 def test_the_oldest_changes_go_and_the_others_still_lead_on(redis_server: RedisServer, limit: str) -> None:
-    """By number after 120 versions, by bytes after 8 MiB of them; versions before are told to start anew."""
+    """The oldest changes are removed after 120 versions or 8 MiB, and the others still lead to the current version.
+
+    From older versions no change leads on: clients have to take the whole snapshot again.
+    """
     count = 3 if limit == "number" else 300
     contents = {}
     with a_cache(redis_server.url) as cache, SourceLock(cache).acquire() as lock, redis_server.client as client:

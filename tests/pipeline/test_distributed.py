@@ -1,4 +1,4 @@
-"""Distributed runs: one lock until the publish, whichever worker scans or dies, and messages that come twice."""
+"""Runs over several workers: one lock until the publish, workers that die, and messages that are delivered twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ from tests.support.rolling_files import a_record, local, write_json
 
 
 def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings, redis_server: RedisServer) -> None:
-    """No other run begins meanwhile; at the end nothing of it is left."""
+    """A distributed run holds its lock until it is published, so another run meanwhile is skipped.
+
+    At the end its lock, its assignment and its staged keys are gone from Redis, and the next run is `unchanged`.
+    """
     optimize(parted)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.9)})
     assignment = dispatched(parted)
@@ -62,7 +65,7 @@ def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings
 def test_redis_that_dies_while_a_single_file_is_scanned_costs_the_publish_alone(
     settings: Settings, own_redis: RedisServer
 ) -> None:
-    """The files are written; the assignment is left to expire."""
+    """If Redis is killed while a single file is scanned, the run writes the files and lacks only the publish."""
     own_redis.start()
     away = replace(settings, redis_url=own_redis.url)
     write_json(away.input, {"TSLA": a_record()})
@@ -75,7 +78,11 @@ def test_redis_that_dies_while_a_single_file_is_scanned_costs_the_publish_alone(
 def test_a_message_that_is_delivered_twice_publishes_once(
     parted: Settings, redis_server: RedisServer, force: bool
 ) -> None:
-    """The second finds that its version has been replaced."""
+    """The second of two deliveries of a merge is skipped as superseded.
+
+    The version that it was to replace has been replaced by the first. A scan of a part that is delivered after the
+    merge is superseded too.
+    """
     assignment = dispatched(parted, force=force)
     outcomes = scan_all(parted, assignment)
     first, second = (merge_parts(parted, assignment.token, outcomes) for _ in range(2))
@@ -86,7 +93,11 @@ def test_a_message_that_is_delivered_twice_publishes_once(
 
 
 def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
-    """By a run during an outage of Redis: it has read newer parts, and Redis does not know of it."""
+    """A merge is skipped if, during an outage of Redis, another run has written newer parts to the files.
+
+    Redis does not know of that run. The files stay as they are, and the next run publishes them to Redis without a
+    scan.
+    """
     assignment = dispatched(parted)
     outcomes = scan_all(parted, assignment)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
@@ -104,7 +115,10 @@ def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings,
 def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(
     parted: Settings, redis_server: RedisServer
 ) -> None:
-    """The parts that were done are done."""
+    """The run after a lost one scans only the parts that the lost run had not scanned.
+
+    A scan and a merge of the lost run that are delivered later are superseded.
+    """
     lost = dispatched(parted)
     first = scan_one_part(parted, lost.token, lost.parts[0].location)
     assert first.scanned is not None
@@ -123,7 +137,10 @@ def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(
 def test_parts_that_waited_longer_than_their_lock_go_on_if_no_other_run_has_taken_their_place(
     parted: Settings, redis_server: RedisServer
 ) -> None:
-    """A fleet that is too small is slow, and still makes snapshots."""
+    """Scans and a merge whose lock has expired still succeed if no other run has begun.
+
+    So a fleet that is too small is slow, and still makes snapshots.
+    """
     assignment = dispatched(parted)
     lose_the_lock(redis_server, parted)
     outcomes = scan_all(parted, assignment)
@@ -132,7 +149,10 @@ def test_parts_that_waited_longer_than_their_lock_go_on_if_no_other_run_has_take
 
 
 def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server: RedisServer) -> None:
-    """None of them releases it, or shortens it; one that comes when all is over does not leave it behind."""
+    """Scans of one run neither release nor shorten its lock; they extend it, and take it again if it has expired.
+
+    A scan that is delivered after the merge leaves no lock behind.
+    """
     assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         client.pexpire(key, 60_000)
@@ -150,7 +170,7 @@ def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server:
 
 
 def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
-    """The next tick scans it again."""
+    """A merge fails and names the part whose result is gone from Redis; the next run scans that part again."""
     assignment = dispatched(parted)
     outcomes = scan_all(parted, assignment)
     with redis_server.client as client:
@@ -161,7 +181,10 @@ def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings
 
 
 def test_a_part_that_is_replaced_after_it_was_sent_counts_as_it_was_scanned(parted: Settings) -> None:
-    """The version has the fingerprint of what was read, so that the next run finds nothing to do."""
+    """A part that is replaced after its message was sent is published as it was scanned.
+
+    The version has the fingerprint of what was read, so the next run finds nothing to do.
+    """
     assignment = dispatched(parted)
     write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
     outcomes = scan_all(parted, assignment)
@@ -171,7 +194,10 @@ def test_a_part_that_is_replaced_after_it_was_sent_counts_as_it_was_scanned(part
 
 
 def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_redis: RedisServer) -> None:
-    """It never raises: the merge would not be called."""
+    """The scan of a part never raises, since the merge would then not be called: each error is its outcome.
+
+    Tried are a bug, a timeout, a missing part, and a Redis that is killed during the scan.
+    """
     assignment = dispatched(parted)
     location = assignment.parts[0].location
 
@@ -194,7 +220,7 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
 
 
 def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_path: Path) -> None:
-    """A part is what the pattern names, and nothing beside it."""
+    """A location in a message that the input's pattern does not match is `SourceMissing`: no other file is read."""
     assignment = dispatched(parted)
     secret = write_json(tmp_path / "secret.json", {"AAPL": a_record()})
     for location in (str(secret), str(parted.input).replace("*", "../secret"), str(parted.input)[:-5]):
@@ -203,7 +229,7 @@ def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_p
 
 
 def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted: Settings) -> None:
-    """The tick does it all."""
+    """Without Redis a run scans its file, or all its parts, in its own process and succeeds."""
     write_json(settings.input, {"TSLA": a_record()})
     for one in (settings, parted):
         report = run_here(replace(one, redis_url="redis://127.0.0.1:1/0"))
@@ -211,7 +237,10 @@ def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted:
 
 
 def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> None:
-    """The command line and the fleet have one lock."""
+    """A run in one process is skipped during a distributed run: the command line and the fleet have one lock.
+
+    The distributed run then publishes a newer version.
+    """
     before = optimize(parted)
     write_json(local(parted.input).parent / "a.json", {"AAPL": a_record(confidence=0.6)})
     assignment = dispatched(parted, force=True)
@@ -223,7 +252,10 @@ def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> N
 def test_a_message_that_is_delivered_twice_at_once_publishes_once(
     settings: Settings, redis_server: RedisServer, force: bool
 ) -> None:
-    """Two workers with one message, both amid the scan: one is refused the lock, and files and Redis agree."""
+    """Of two workers that scan for the same message at once, one publishes; the other is refused the lock and skipped.
+
+    Files and Redis agree afterwards.
+    """
     for number in range(5):
         write_json(settings.input, {"TSLA": a_record(confidence=0.5 + number / 10)})
         scan = partial(run_here, settings, "first", force=force, progress=lambda *_: time.sleep(0.05))
@@ -236,7 +268,7 @@ def test_a_message_that_is_delivered_twice_at_once_publishes_once(
 def test_a_merge_that_is_delivered_twice_at_once_publishes_once(
     parted: Settings, redis_server: RedisServer, force: bool
 ) -> None:
-    """Only one of them takes the run's lock over."""
+    """Of two merges of one run at once, only one takes over the run's lock and publishes; the other is skipped."""
     for number in range(5):
         write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.5 + number / 10)})
         assignment = dispatched(parted, force=force)
@@ -247,7 +279,7 @@ def test_a_merge_that_is_delivered_twice_at_once_publishes_once(
 
 
 def _twice(work: Callable[[], Report]) -> list[Report]:
-    """Let two workers do it at the same time."""
+    """Do the work in two threads that start at the same time; return both reports."""
     both = Barrier(2)
 
     def together() -> Report:
@@ -261,7 +293,10 @@ def _twice(work: Callable[[], Report]) -> list[Report]:
 def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
     parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message may have waited for nearly as long as the lock of its run lives."""
+    """A scan and a merge extend the lock of their run when it has only 0.3 s left.
+
+    A message may have waited for nearly as long as the lock lives.
+    """
     assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         outcomes = []
@@ -283,7 +318,10 @@ def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
 
 
 def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings) -> None:
-    """One twice and another not at all is not the whole."""
+    """A merge fails if its outcomes are not the parts that were sent, each once and in their order.
+
+    One part twice and another not at all is not the whole input.
+    """
     assignment = dispatched(parted)
     first, second = (scan_one_part(parted, assignment.token, part.location) for part in assignment.parts)
     for outcomes in ([first, first], [second, first], [first]):
@@ -293,7 +331,10 @@ def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Setting
 
 
 def test_without_redis_no_worker_goes_on(parted: Settings) -> None:
-    """It is not known whether the run is still the current one; that is said, and not that another took its place."""
+    """Without Redis a scan of a part and a merge fail with `CacheUnavailable`, not as superseded.
+
+    It is not known whether their run is still the current one.
+    """
     away = replace(parted, redis_url="redis://127.0.0.1:1/0")
     location = str(parted.input).replace("*", "a")
     assert scan_one_part(away, "token", location).error == "CacheUnavailable"
@@ -316,7 +357,7 @@ def test_results_of_parts_do_not_pile_up_while_runs_fail(parted: Settings, redis
 
 @pytest.mark.parametrize("pattern", ["**/*.json", "**/a.json", "../parts/*.json", "[ab].json", "a.json*"])
 def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
-    """A message is checked by the same rules by which the parts were listed."""
+    """Each part that a pattern lists may be scanned: messages are checked by the same rules as the listing."""
     directory = Path(str(parted.input)).parent
     settings = replace(parted, input=directory / pattern)
     assignment = dispatched(settings)
@@ -333,7 +374,7 @@ def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, patt
 def test_a_part_that_is_damaged_in_redis_is_scanned_again(
     parted: Settings, redis_server: RedisServer, damage: bytes | None
 ) -> None:
-    """What is there and cannot be read fails one merge at most, and not each one after it."""
+    """A damaged stored result fails at most one merge; the next run scans that part again and publishes."""
     first = dispatched(parted)
     merge_parts(parted, first.token, scan_all(parted, first))
     key = Keys(parted.source).part(first.parts[0].digest)
@@ -356,7 +397,7 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
 
 
 def assert_the_next_run_begins(server: RedisServer, settings: Settings, parted: Settings | None = None) -> None:
-    """At once, and without a report of one that is lost."""
+    """Check that the next run begins at once, and that no run was reported as lost."""
     if parted is not None:
         assert dispatched(parted, "next", force=True).run_id == "next"
     else:
@@ -366,7 +407,10 @@ def assert_the_next_run_begins(server: RedisServer, settings: Settings, parted: 
 
 
 def test_a_run_that_was_revoked_before_it_began_does_not_begin(settings: Settings, redis_server: RedisServer) -> None:
-    """Its message may have been in a queue, and the worker that got the order gone."""
+    """A run that was revoked before it began is refused when it begins; the next run is not.
+
+    Its message may have been in a queue, and the worker that received the order may be gone.
+    """
     write_json(settings.input, {"TSLA": a_record()})
     revoke(settings, "first")
     with pytest.raises(PublishRefused, match="was revoked before it began"):
@@ -387,7 +431,10 @@ DAMAGE: Final[dict[str, Callable[[Redis, str], object]]] = {
 def test_an_order_to_revoke_is_not_lost_where_keys_are_damaged(
     settings: Settings, redis_server: RedisServer, damaged: str, kind: str
 ) -> None:
-    """No run comes before it to mend them; else the run would begin as if there had been no order."""
+    """A run is revoked although the key of the lock or of the assignment is damaged.
+
+    No run has repaired the keys before the order; if the order failed, the run would begin.
+    """
     write_json(settings.input, {"TSLA": a_record()})
     with redis_server.client as client:
         DAMAGE[kind](client, getattr(Keys(settings.source), damaged))
@@ -398,7 +445,7 @@ def test_an_order_to_revoke_is_not_lost_where_keys_are_damaged(
 
 
 def test_an_order_to_revoke_that_never_expires_is_damage(settings: Settings, redis_server: RedisServer) -> None:
-    """It would refuse the runs of this id for ever."""
+    """An order to revoke that has no expiry is damage and is ignored; it would refuse runs with this id for ever."""
     write_json(settings.input, {"TSLA": a_record()})
     revoke(settings, "first")
     with redis_server.client as client:
@@ -408,7 +455,7 @@ def test_an_order_to_revoke_that_never_expires_is_damage(settings: Settings, red
 
 
 def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
-    """Runs of the command line have none: an order for an empty id is not for all of them."""
+    """An order to revoke the empty id does not stop a run of the command line, which has no id."""
     write_json(settings.input, {"TSLA": a_record()})
     revoke(settings, "")
     assert optimize(settings, progress=once(lambda: revoke(settings, ""))).status == "success"
@@ -417,7 +464,10 @@ def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
 def test_a_run_that_is_revoked_before_it_sends_its_parts_sends_nothing(
     settings: Settings, parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lock is gone by the time that it stores what there is to do; a single file is not scanned either."""
+    """A run that is revoked while it opens its input sends no parts, and does not scan a single file either.
+
+    Its lock is gone when it stores its assignment, so it is refused and leaves neither of the two in Redis.
+    """
     write_json(settings.input, {"TSLA": a_record()})
 
     def open_revoked(one: Settings) -> Input:
@@ -438,7 +488,10 @@ def test_a_run_that_is_revoked_before_it_sends_its_parts_sends_nothing(
 def test_a_run_that_was_revoked_while_its_messages_waited_does_not_go_on(
     parted: Settings, redis_server: RedisServer
 ) -> None:
-    """Neither its parts nor its merge; an order for another run of the source changes nothing."""
+    """Scans and the merge of a run that was revoked while their messages waited are superseded.
+
+    An order for another run of the source changes nothing.
+    """
     assignment = dispatched(parted, "first")
     revoke(parted, "other")
     with redis_server.client as client:
@@ -452,7 +505,10 @@ def test_a_run_that_was_revoked_while_its_messages_waited_does_not_go_on(
 def test_a_scan_that_is_revoked_publishes_nothing(
     settings: Settings, parted: Settings, redis_server: RedisServer
 ) -> None:
-    """It finds out at the latest before it shows anything."""
+    """A run that is revoked during its scan publishes nothing and leaves no lock, with a single file and with parts.
+
+    It notices the order before it publishes at the latest.
+    """
     write_json(settings.input, {"TSLA": a_record()})
     with pytest.raises(PublishRefused, match="revoked"):
         run_here(settings, "first", progress=once(lambda: revoke(settings, "first")))
@@ -470,7 +526,10 @@ def test_a_scan_that_is_revoked_publishes_nothing(
 
 
 def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that it went on with could be published; it need not be killed."""
+    """A scan whose lock is gone ends in the middle of its file.
+
+    It could publish nothing, so it ends without being killed.
+    """
     monkeypatch.setattr("optimizer.cache.lock.LOCK_EXTEND_S", 0.05)
     write_sample(local(settings.input), symbols=100, points=1_000)
     left_bytes: list[int] = []
@@ -478,7 +537,7 @@ def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkey
     def slow(done_bytes: int, total_bytes: int) -> None:
         left_bytes.append(total_bytes - done_bytes)
         revoke(settings, "first")
-        time.sleep(0.5)  # by then the lock has been asked for
+        time.sleep(0.5)  # by then the lock has been checked
 
     with pytest.raises(PublishRefused, match="revoked"):
         run_here(settings, "first", progress=slow)

@@ -1,4 +1,4 @@
-"""A run that is stopped while it writes, overtaken, and continued: it refuses, and does no harm to what it finds."""
+"""Runs that are stopped while they write, overtaken, and continued: they are refused, and change no file or key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.published_state import (
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local, write_json
 
-# One run that stops itself, once, where its writer makes or opens what has such a name.
+# A run that stops itself once, when its writer makes or opens a path that ends with the given name.
 STOPS_AT = """
 import os, signal, sys
 from pathlib import Path
@@ -84,9 +84,10 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     ahead_s: int,
     work: str,
 ) -> None:
-    """A run or a rollback that was overtaken leaves the other's files and keys alone, and says why it did nothing.
+    """A run or rollback that was stopped and overtaken is refused when it continues, and its error gives the reason.
 
-    Where the clock is behind the newest version, both runs make the same version: one more than that.
+    It leaves the files and keys of the other run unchanged. If the clock is behind the newest version, both runs make
+    the same version: the newest plus 1.
     """
     with monkeypatch.context() as patched:
         patched.setattr(time, "time_ns", lambda now=time.time_ns: now() + ahead_s * 10**9)
@@ -99,11 +100,11 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     try:
         wait_until(lambda: is_stopped(process), what="the run to stop itself")
         with redis_server.client as client:
-            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
+            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # as if they had expired
         overtaking = optimize(settings)
         assert version_of(overtaking) > newest
         files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
-        published = {name: value for name, value in keys.items() if b":staged:" not in name}  # by the one that stopped
+        published = {name: value for name, value in keys.items() if b":staged:" not in name}  # by the stopped run
     finally:
         process.send_signal(signal.SIGCONT)
     said = process.communicate(timeout=20)[1]

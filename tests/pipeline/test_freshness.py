@@ -1,4 +1,4 @@
-"""How old an input was, and how long after its landing readers could see its version, in the report of each run."""
+"""The age of the input, and the time from its landing until readers could see its version, in each run's report."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ HOUR_S = 3_600
 
 
 def land(path: Path, value: object, *, age_s: float) -> None:
-    """Rename a file into its place that was last written to some time ago."""
+    """Rename a file into place that was last written `age_s` seconds ago."""
     write_json(path.with_name("written.json.gz"), value)
     written_s = time.time() - age_s
     os.utime(path.with_name("written.json.gz"), (written_s, written_s))
     path.with_name("written.json.gz").rename(path)
 
 
-# A file's times are those of the kernel's last tick, at the slowest of 100 Hz, so before the clock's.
+# A file's times are the kernel's last tick (at least 100 a second), so they may be before the clock's time.
 KERNEL_TICK_S = 0.01
 
 
 def written_s(report: Report) -> float:
-    """When the input was written, as the report has it; it is to be exact to the millisecond."""
+    """The time at which the input was written, computed from a report; it should be exact to the millisecond."""
     assert report.input_age_s is not None
     return seconds_of(report.timestamp) - report.input_age_s
 
 
 def published_after_s(report: Report, *, began_s: float) -> float:
-    """The figure, which cannot be above the time since an input landed that was put there after `began_s`."""
+    """Return a report's `published_after_s`, checked to be rounded to milliseconds and not negative.
+
+    It is also at most the time since `began_s`, after which the input landed.
+    """
     assert report.published_after_s is not None
     assert 0 <= report.published_after_s <= time.time() - began_s + KERNEL_TICK_S
     assert round(report.published_after_s, 3) == report.published_after_s
@@ -57,7 +60,10 @@ def published_after_s(report: Report, *, began_s: float) -> float:
 def test_the_age_counts_from_the_last_write_and_the_publish_from_the_rename(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """An engine that took an hour to move its file makes an old input that was published at once."""
+    """The input's age counts from its last write, and the time until the publish from its rename into place.
+
+    If an engine took an hour to move its file, that is an old input which was published at once.
+    """
     began_s = time.time()
     land(local(settings.input), OLD, age_s=HOUR_S)
     stat = local(settings.input).stat()
@@ -73,7 +79,7 @@ def test_the_age_counts_from_the_last_write_and_the_publish_from_the_rename(
 
 
 def test_the_time_until_the_publish_has_the_scan_in_it(settings_without_redis: Settings) -> None:
-    """Without Redis too, where the files are what readers see."""
+    """The time until the publish includes the scan, also without Redis, where readers see the files."""
     settings, began_s = settings_without_redis, time.time()
     write_json(settings.input, OLD)
     landed_s = local(settings.input).stat().st_ctime
@@ -88,7 +94,10 @@ def test_the_time_until_the_publish_has_the_scan_in_it(settings_without_redis: S
 
 
 def test_an_input_of_a_clock_that_is_ahead_is_new(settings_without_redis: Settings) -> None:
-    """Negative times would be nonsense."""
+    """An input that was written in the future, by a clock that is ahead, has an age of 0 and was published after 0 s.
+
+    Negative times would be nonsense.
+    """
     settings = settings_without_redis
     land(local(settings.input), OLD, age_s=-HOUR_S)
 
@@ -98,7 +107,10 @@ def test_an_input_of_a_clock_that_is_ahead_is_new(settings_without_redis: Settin
 
 
 def test_equal_content_is_published_when_it_is_confirmed(settings: Settings) -> None:
-    """The version stays, and from then on stands for the new file."""
+    """A new file with equal content keeps the version and counts as published when the run confirms it.
+
+    From then on the version stands for the new file, and the report has that file's age.
+    """
     first = run_old(settings)
     began_s = time.time()
     land(local(settings.input), OLD, age_s=HOUR_S)
@@ -111,7 +123,10 @@ def test_equal_content_is_published_when_it_is_confirmed(settings: Settings) -> 
 
 
 def test_an_input_that_is_scanned_again_by_force_was_published_before(settings: Settings) -> None:
-    """Only its age is told: the time since its landing would say nothing of the service."""
+    """The report of a forced scan of an unchanged input has its age, and no time until the publish.
+
+    The time since the input's landing would say nothing about the service.
+    """
     run_old(settings)
 
     report = optimize(settings, force=True)
@@ -121,7 +136,7 @@ def test_an_input_that_is_scanned_again_by_force_was_published_before(settings: 
 
 
 def test_a_run_that_publishes_nothing_has_no_time(settings: Settings) -> None:
-    """Skipped: nothing was read."""
+    """The report of a skipped run has neither age nor time until the publish, since it has read nothing."""
     run_old(settings)
     assert optimize(settings, tick=7).input_age_s is not None
     skipped = optimize(settings, tick=7)
@@ -130,7 +145,10 @@ def test_a_run_that_publishes_nothing_has_no_time(settings: Settings) -> None:
 
 @pytest.mark.parametrize("distributed", [False, True], ids=["in one process", "by the fleet"])
 def test_parts_are_as_old_as_the_newest(parted: Settings, distributed: bool) -> None:
-    """As they were scanned: the fleet may find a newer part than there was when the run began."""
+    """An input of parts is as old as its newest part, as that was scanned.
+
+    The fleet may find a newer part than was there when the run began.
+    """
     began_s = time.time()
 
     def write_part(name: str, *, age_s: float) -> float:
@@ -159,7 +177,10 @@ def test_parts_are_as_old_as_the_newest(parted: Settings, distributed: bool) -> 
 def test_an_object_is_written_and_lands_when_it_is_put(
     settings_without_redis: Settings, s3: S3Server, tmp_path: Path
 ) -> None:
-    """S3 gives whole seconds, so both may be up to a second more."""
+    """An object in S3 is written and lands when it is put.
+
+    S3 gives whole seconds, so the age and the time until the publish may be up to a second too long.
+    """
     place = s3.bucket / tmp_path.name / "rolling_brain.json.gz"
     settings, began_s = replace(settings_without_redis, input=place), time.time()
     s3.put(place, write_json(tmp_path / "a.json.gz", OLD).read_bytes())
@@ -174,7 +195,7 @@ def test_an_object_is_written_and_lands_when_it_is_put(
 
 @pytest.mark.parametrize("dated", [True, False])
 def test_a_page_is_as_old_as_its_server_says(settings_without_redis: Settings, tmp_path: Path, dated: bool) -> None:
-    """Without Last-Modified nothing is known, and nothing is told."""
+    """An input on a web server is as old as its `Last-Modified` says; without that header, reports have no times."""
     modified_s = int(time.time()) - HOUR_S
     with serving() as pages:
         pages.data = write_json(tmp_path / "a.json.gz", NEW).read_bytes()
@@ -193,7 +214,10 @@ def test_a_page_is_as_old_as_its_server_says(settings_without_redis: Settings, t
 
 
 def test_an_equal_object_that_is_put_again_is_of_an_engine_that_lives(settings: Settings, tmp_path: Path) -> None:
-    """Its tag is the same, and so is the version; Redis and the files have the later time, also above updates."""
+    """An input that is written again with equal content keeps its tag and its version, and gets the later time.
+
+    The later time, which shows that the engine is alive, is in Redis and in the files, also after updates.
+    """
     written_s = int(time.time()) - 3 * HOUR_S
     with serving() as pages:
         settings = replace(settings, input=Url(f"{pages.url}/rolling_brain.json.gz"))
@@ -213,7 +237,7 @@ def test_an_equal_object_that_is_put_again_is_of_an_engine_that_lives(settings: 
 
 
 def times_of_input(settings: Settings) -> set[str | None]:
-    """What readers of Redis and of the files say of the version that each holds."""
+    """The input's times in the manifests of a reader of Redis and of a reader of the files."""
     with closing(SnapshotReader.from_settings(settings)) as one, closing(reader_of_files(settings)) as other:
         return {one.manifest().input_at, other.manifest().input_at}
 

@@ -1,4 +1,4 @@
-"""Guards of a version in real runs: what a guard of the user's may do, and what stays when one refuses."""
+"""Guards in real runs: what a user's guard may do, and that the old version stays when a guard refuses."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ number = 7
 
 @pytest.fixture
 def guards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module of the user's, `shop_guards`, in a directory where Python finds it."""
+    """A user's module `shop_guards` in a directory where Python finds it, beside modules whose import fails."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/shop_guards.py").write_text(MODULE)
     (tmp_path / "shop/shop_broken.py").write_text("raise SystemExit('not here')\n")
@@ -146,7 +146,7 @@ def guards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(params=WAYS)
 def source(request: pytest.FixtureRequest, settings: Settings) -> Source:
-    """A source of which a good version is published, in each way to make a run."""
+    """A source with a published good version, once for each way to make a run."""
     made = Source.made(settings, request.param)
     made.write(GOOD)
     made.run(made.settings)
@@ -165,7 +165,10 @@ SET: list[tuple[dict[str, Any], str]] = [
 def test_a_refused_version_is_shown_nowhere_until_it_is_accepted(
     source: Source, redis_server: RedisServer, values: dict[str, Any], says: str
 ) -> None:
-    """Files, Redis and readers keep the old one, each tick refuses again, and accept lets one input through once."""
+    """If a guard refuses, files, Redis and readers keep the old version, and the next run is refused again.
+
+    `accept` publishes this one input; the next input is checked again.
+    """
     settings = replace(source.settings, **values)
     before = source.published(redis_server)
     with closing(SnapshotReader.from_settings(settings)) as reader:
@@ -222,7 +225,11 @@ def test_a_refused_version_is_shown_nowhere_until_it_is_accepted(
 def test_a_guard_refuses_in_whatever_way_it_does_not_pass(
     settings: Settings, caplog: pytest.LogCaptureFixture, name: str, says: str, traceback: str
 ) -> None:
-    """By name, with what to do, and with the traceback in the log where it is broken."""
+    """A guard that returns neither None nor empty text refuses: the error names it and says what to do.
+
+    If it raises an error other than `GuardRefused`, or is not a function that can be imported, the log has the
+    traceback.
+    """
     write_json(settings.input, GOOD)
     optimize(settings)
     write_json(settings.input, WORSE)
@@ -236,7 +243,7 @@ def test_a_guard_refuses_in_whatever_way_it_does_not_pass(
 
 
 def test_what_a_guard_says_fits_into_a_report(settings: Settings, guards: Any, redis_server: RedisServer) -> None:
-    """However long it is, and whatever characters it has."""
+    """A guard's reason of 100,000 characters, one of them a lone surrogate, is cut to 1,024 valid ones."""
     assert guards
     write_json(settings.input, GOOD)
     with pytest.raises(GuardRefused, match=r"refuses: \?x{1000,1023}\.\.\.; the old"):
@@ -245,7 +252,10 @@ def test_what_a_guard_says_fits_into_a_report(settings: Settings, guards: Any, r
 
 
 def test_a_guard_sees_both_versions(settings: Settings, guards: Any) -> None:
-    """Decoded as readers have them; no current one at the first publish, and none of an unchanged input."""
+    """A guard gets the new version and the current one, decoded as readers have them.
+
+    At the first publish the current one is None; for an unchanged input the guard is not called.
+    """
     settings = replace(settings, guard="shop_guards:fine")
     write_json(settings.input, GOOD)
     first = optimize(settings)
@@ -264,7 +274,7 @@ def test_a_guard_sees_both_versions(settings: Settings, guards: Any) -> None:
 
 
 def test_a_guard_that_changes_what_it_is_given_changes_nothing(settings: Settings, guards: Any) -> None:
-    """Neither the snapshots nor what the version is said to have changed."""
+    """A guard that clears its arguments changes neither the snapshots nor the changes in the report."""
     assert guards
     plain = replace(settings, source="plain", output_dir=local(settings.output_dir) / "plain")
     greedy = replace(settings, source="greedy", output_dir=local(settings.output_dir) / "greedy")
@@ -283,7 +293,7 @@ def test_a_guard_that_changes_what_it_is_given_changes_nothing(settings: Setting
 
 
 def test_empty_text_passes(settings: Settings, guards: Any) -> None:
-    """As None does."""
+    """A guard that returns empty text passes, as one that returns None does."""
     assert guards
     write_json(settings.input, GOOD)
     assert optimize(replace(settings, guard="shop_guards:empty")).status == "success"
@@ -293,7 +303,7 @@ def test_empty_text_passes(settings: Settings, guards: Any) -> None:
 
 
 def test_the_first_version_has_nothing_to_be_compared_with(settings: Settings) -> None:
-    """The fewest records count all the same."""
+    """The first version passes `max_drop_percent`, as there is none to compare it with; `min_records` still counts."""
     write_json(settings.input, WORSE)
     assert optimize(replace(settings, max_drop_percent=0)).status == "success"
     with pytest.raises(GuardRefused):
@@ -302,7 +312,10 @@ def test_the_first_version_has_nothing_to_be_compared_with(settings: Settings) -
 
 @pytest.mark.parametrize("lost", ["files", "redis"])
 def test_what_is_shown_is_compared_wherever_it_is(settings: Settings, redis_server: RedisServer, lost: str) -> None:
-    """The newest of both: in Redis alone after the directory was lost, in the files alone after Redis was emptied."""
+    """A new version is compared with the newest one of the files and Redis.
+
+    That is in Redis alone after the directory was lost, and in the files alone after Redis was emptied.
+    """
     settings = replace(settings, max_drop_percent=49)
     write_json(settings.input, GOOD)
     optimize(settings)
@@ -317,7 +330,10 @@ def test_what_is_shown_is_compared_wherever_it_is(settings: Settings, redis_serv
 
 
 def test_a_version_of_an_older_release_is_compared_by_what_it_says(settings: Settings) -> None:
-    """Its bots and holdings; how many of its records were usable is not known, so they are not compared."""
+    """With a version of an older release only bots and holdings are compared.
+
+    How many of its records were usable is not known.
+    """
     settings = replace(settings, max_drop_percent=0)
     write_json(settings.input, GOOD)
     optimize(settings, use_cache=False)
@@ -335,7 +351,10 @@ def test_a_version_of_an_older_release_is_compared_by_what_it_says(settings: Set
 def test_a_version_that_cannot_be_read_is_none_to_a_guard_and_its_numbers_count(
     settings: Settings, guards: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To refuse would keep what is damaged; the manifest still says how much there was."""
+    """If a file of the current version is damaged, the guard gets None for it, with a warning in the log.
+
+    A refusal would keep the damaged version. Its manifest still has the counts, so `max_drop_percent` is checked.
+    """
     write_json(settings.input, GOOD)
     optimize(settings, use_cache=False)
     (local(settings.output_dir) / FILE_NAMES["bots"]).resolve().write_bytes(b"damaged")
@@ -358,7 +377,11 @@ class _LimitReached(Exception):
 def test_a_guard_that_hangs_ends_with_its_run_and_refuses_while_it_hangs(
     settings: Settings, guards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a thread of schedules too, whose time limit is checked by the run itself; it never hangs twice."""
+    """A run whose guard hangs ends at its time limit, also in a schedule's thread.
+
+    There the run checks the limit itself. Until the guard returns, further runs are refused without calling it, so it
+    never hangs twice.
+    """
     monkeypatch.setattr(Settings, "time_limit_s", 0.5)
     write_json(settings.input, GOOD)
     reports: list[Any] = []
@@ -379,7 +402,10 @@ def test_a_guard_that_hangs_ends_with_its_run_and_refuses_while_it_hangs(
 
 @pytest.mark.parametrize("when", ["aborted", "lost"])
 def test_a_run_that_may_not_publish_ends_though_its_guard_hangs(settings: Settings, guards: Any, when: str) -> None:
-    """It was stopped by its process; or its lock was lost, of which it learns while it waits."""
+    """A run whose guard hangs ends without a publish if its process aborts it or its lock is lost.
+
+    It notices the loss of the lock while it waits for the guard.
+    """
     write_json(settings.input, GOOD)
     runs = ScheduledRuns(replace(settings, guard="shop_guards:hanging", startup_delay_s=0))
     runs.start()
@@ -395,7 +421,7 @@ def test_a_run_that_may_not_publish_ends_though_its_guard_hangs(settings: Settin
 
 
 def test_a_guard_is_imported_once(settings: Settings, guards: Any) -> None:
-    """So what it holds between runs stays."""
+    """A guard is imported once, so its state between runs stays; a name that its module lacks is `SettingsInvalid`."""
     assert load_guard("shop_guards:fine") is load_guard("shop_guards:fine") is guards.fine
     with pytest.raises(SettingsInvalid, match="ROLLING_GUARD=shop_guards:x cannot be imported"):
         load_guard("shop_guards:x")

@@ -39,11 +39,11 @@ MAX_RECORD_BYTES = OVERLONG - 5_000
 
 
 class Pairs(list[tuple[str, Any]]):
-    """A JSON object as `json.loads` met it; a name may come twice."""
+    """The members of a JSON object in the order in which `json.loads` read them; a name may occur twice."""
 
 
 class Bad:
-    """What is read where something else than an object is on the way."""
+    """The type of `BAD`, which is read at a path on which a value is not an object."""
 
 
 BAD = Bad()
@@ -56,7 +56,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Places:
-    """Where the fields of one kind are: by default, or as a mapping says."""
+    """The places of the fields of one kind: by default, or as a mapping names them."""
 
     field_map: FieldMap
 
@@ -68,15 +68,15 @@ class Places:
         return [(key,) for key in NAMES.get(name, (name,)) if key not in self.field_map.claimed]
 
     def divisor(self, name: str) -> float:
-        """What a field is divided by."""
+        """The number by which a field is divided."""
         return next((item.divisor for item in self.field_map.fields if item.name == name), 1.0)
 
     def value(self, given: Pairs, name: str) -> Any:
-        """The first value of a field that is not null; `BAD` where there is no object on the way."""
+        """The first value of a field that is not null; `BAD` if a value on its path is not an object."""
         return next((value for path in self.paths(name) if (value := at(given, path)) is not None), None)
 
     def number(self, given: Pairs, name: str) -> float | None:
-        """The number of a field, divided; what is none has been rejected."""
+        """The number of a field after its division; values that are not numbers were rejected before."""
         value = self.value(given, name)
         return None if value is None else float(value) / self.divisor(name)
 
@@ -94,12 +94,12 @@ def at(given: Any, path: tuple[str, ...]) -> Any:
 
 @dataclass
 class Oracle:
-    """What a run should find."""
+    """The result that a run over a file should have."""
 
     mapping: InputMapping
     records: list[dict[str, Any]] = field(default_factory=list)
     bots: dict[str, dict[str, Any]] = field(default_factory=dict)
-    bots_used: int = 0  # as often as they came
+    bots_used: int = 0  # every occurrence counts
     rejects: Counter[str] = field(default_factory=Counter)
     symbols_ignored: int = 0
     extras_dropped: int = 0
@@ -107,7 +107,7 @@ class Oracle:
 
     @property
     def refusal(self) -> type[RollingError] | None:
-        """Why a run may not publish what it finds, by default."""
+        """The error with which a run without `accept` has to fail, or None."""
         bots_rejected = self.rejects["BotInvalid"]
         if not self.records:
             return NoRecords
@@ -119,11 +119,11 @@ class Oracle:
 
     @property
     def records_rejected(self) -> int:
-        """Rejects but for those of bots."""
+        """The number of rejects, without rejected bots."""
         return sum(count for reason, count in self.rejects.items() if reason != "BotInvalid")
 
     def predictions(self, limit: int, min_confidence: float) -> list[dict[str, Any]]:
-        """The best record of each symbol, then the best of those."""
+        """The best record of each symbol, and of these the best `limit` with at least `min_confidence`."""
         best: dict[str, dict[str, Any]] = {}
         for record in self.records:
             held = best.get(record["symbol"])
@@ -166,7 +166,7 @@ def predict(text: str, mapping: InputMapping = UNMAPPED) -> Oracle:
 
 
 def _texts(text: str) -> Iterator[Any]:
-    """JSON texts one after another."""
+    """The JSON texts of a file, one after another."""
     decoder = json.JSONDecoder(
         object_pairs_hook=Pairs,
         parse_constant=lambda _: None,
@@ -189,7 +189,7 @@ def _root_object(oracle: Oracle, root: Pairs) -> None:
     names = [key for key, _ in root if key not in SECTIONS]
     tells = any(key in _telling(oracle) or (oracle.lines and not key.startswith("_")) for key in names)
     if tells and not sections and not any(isinstance(value, Pairs) for _, value in root):
-        # No map at all, but a line that lost its symbol.
+        # Not a map, but a line that lacks its symbol.
         oracle.lines = True
         _record(oracle, root, None)
         return
@@ -216,13 +216,13 @@ FIELDS = ("symbol", "prediction", "confidence", "last_price", "sentiment", "targ
 
 
 def _telling(oracle: Oracle) -> set[str]:
-    """Names that only a record has: a map has a timestamp too."""
+    """The names of members that only a record has; `timestamp` is not among them, since a map has it too."""
     paths = [path for name in FIELDS for path in Places(oracle.mapping.records).paths(name)]
     return {path[0] for path in paths if len(path) == 1}
 
 
 def _is_bad(value: Any) -> bool:
-    """Whether a value is text that is no Unicode."""
+    """Whether a value is text that is not valid Unicode."""
     return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
 
 
@@ -274,7 +274,7 @@ def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
 
 
 def _extra(oracle: Oracle, value: Pairs, path: tuple[str, ...]) -> Any:
-    """An extra field as it is; what cannot be passed on is counted, and null."""
+    """The value of an extra field; a value that cannot be passed on is counted, and becomes null."""
     given = at(value, path)
     if isinstance(given, str) and not _is_bad(given) and len(given) <= 1_024:
         return given
@@ -313,7 +313,7 @@ def _bot(oracle: Oracle, value: Any, name: str) -> None:
 
 
 def _positions(value: Any, places: Places) -> list[tuple[str, Any, Any]] | None:
-    """Symbol, quantity and cost of each; `None` where anything is wrong with them."""
+    """Symbol, quantity and cost of each position; `None` if one of them is invalid."""
     if value is None or (_is_number(value) and isinstance(value, int) and value >= 0):
         return []
     if isinstance(value, Pairs):
@@ -361,7 +361,7 @@ def _exact(number: float) -> Fraction:
 
 
 def _write(path: Path, data: bytes, places: list[int]) -> None:
-    """Write gzip, in members that end at these places."""
+    """Write gzip with members that end at these offsets."""
     places = sorted({min(place, len(data)) for place in places})
     path.write_bytes(
         b"".join(
@@ -412,7 +412,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
 def _check(
     text: str, texts: tuple[str, str, str], *, limit: int, more: int, min_confidence: float, places: list[int]
 ) -> None:
-    """Run over a file, as gzip of several members, and compare what it publishes."""
+    """Do a run over a file, as gzip of several members, and compare what it publishes with the oracle."""
     data = text.encode("utf-8", "surrogateescape")
     oracle = predict(text, parse_mapping(*texts))
     with tempfile.TemporaryDirectory() as directory:
@@ -454,12 +454,12 @@ LIMITS: dict[str, st.SearchStrategy[Any]] = {
 def test_snapshots_are_those_of_the_oracle(
     text: str, limit: int, more: int, min_confidence: float, places: list[int]
 ) -> None:
-    """Whatever the file, all three snapshots, the counts and the rejects are those of plain `json.loads` and `sorted`.
+    """For any file, the three snapshots, the counts and the rejects equal those of plain `json.loads` and `sorted`.
 
     Given a random file of any shape, as gzip of several members,
     When a run reads it,
-    Then it publishes what the oracle found, or nothing where that is too little of what is there, unless it is told to
-    accept that, and never without a usable record.
+    Then it publishes what the oracle found. If too much of the file is rejected, it publishes nothing, unless `accept`
+    is set; without a usable record it never publishes.
     """
     _check(text, ("", "", ""), limit=limit, more=more, min_confidence=min_confidence, places=places)
 
@@ -474,6 +474,9 @@ def test_snapshots_are_those_of_the_oracle(
 def test_snapshots_of_fields_of_their_own_are_those_of_the_oracle(
     mapped: tuple[tuple[str, str, str], str], limit: int, more: int, min_confidence: float, places: list[int]
 ) -> None:
-    """The same where a mapping says where the fields are, with extra fields in every snapshot that has records."""
+    """If a mapping names the places of the fields, snapshots, counts and rejects equal the oracle's too.
+
+    Extra fields are in every snapshot that has records.
+    """
     texts, text = mapped
     _check(text, texts, limit=limit, more=more, min_confidence=min_confidence, places=places)

@@ -1,4 +1,4 @@
-"""A source of many files: the same snapshots as of one, each part read only when it has changed."""
+"""Sources of many parts: the same snapshots as from one file, and a part is read only if it has changed."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def three_parts(settings: Settings) -> Settings:
 def by_the_fleet(
     settings: Settings, *, order: random.Random | None = None, force: bool = False, worker: Settings | None = None
 ) -> Report:
-    """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON.
+    """Do one run as the fleet does, in this process, with the assignment as JSON and the parts in any order.
 
-    The worker that scans the parts may have other settings.
+    The worker that scans the parts may have other settings, `worker`.
     """
     sent: list[Assignment] = []
     report = run_source(settings, Dispatcher("first", sent.append, lambda *_: None), force=force)
@@ -85,16 +85,16 @@ def content_of(settings: Settings) -> dict[str, Any]:
 
 @pytest.fixture(params=["in one process", "by the fleet"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Both ways to make a run."""
+    """Each of the two ways to make a run: in one process, and by the fleet."""
     return optimize if request.param == "in one process" else by_the_fleet
 
 
 def part(settings: Settings, name: str) -> Path:
-    """One of the files."""
+    """The path of one part."""
     return local(settings.input).parent / f"{name}.json.gz"
 
 
-# ---- the law
+# ---- many parts and one file
 
 
 symbols = st.sampled_from([f"S{number}" for number in range(12)])
@@ -120,7 +120,11 @@ parts = st.lists(st.tuples(st.lists(records, max_size=15), bots), min_size=1, ma
 def test_many_parts_make_what_one_file_with_their_records_makes(
     redis_server: RedisServer, contents: list[tuple[list[Any], dict[str, Any]]], limit: int, order: random.Random
 ) -> None:
-    """Whatever the order in which they are scanned, and however many symbols are kept of each."""
+    """Many parts give the same snapshots, counts and rejects, or the same error, as one file with all their records.
+
+    The order in which the parts are scanned makes no difference, and neither does the number of symbols that are kept
+    of each.
+    """
     with tempfile.TemporaryDirectory() as name:
         common = Settings(
             redis_url=redis_server.url,
@@ -150,7 +154,7 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
         assert expected.stats is not None
         assert report.stats.records_seen == expected.stats.records_seen
         assert report.stats.records_rejected == expected.stats.records_rejected
-        if limit >= 12:  # whether a symbol comes in two parts is known of kept records only
+        if limit >= 12:  # a symbol in two parts is noticed only if both keep its record
             assert report.stats.duplicates == expected.stats.duplicates
         assert [(one.reason, one.count) for one in report.rejects] == [
             (one.reason, one.count) for one in expected.rejects
@@ -161,7 +165,10 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
 
 
 def test_the_parts_become_one_set_of_snapshots(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
-    """The best record of a symbol counts, the last part's bot, and rejects say which part they are of."""
+    """Of several records of a symbol the best counts, of several bots of one name the last part's.
+
+    Each reject names its part.
+    """
     report = run(three_parts)
 
     assert (report.status, report.cache) == ("success", "published")
@@ -184,7 +191,10 @@ def test_the_parts_become_one_set_of_snapshots(three_parts: Settings, run: Run, 
 
 
 def test_only_what_has_changed_is_scanned_again(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
-    """The results of the other parts come from Redis; the result of the part as it was is deleted."""
+    """Only a changed part is scanned; the results of the other parts come from Redis, where they stay for an hour.
+
+    The old result of the changed part is deleted.
+    """
     run(three_parts)
     with redis_server.client as client:
         first = set(client.keys(f"{Keys(three_parts.source).part('')}*"))
@@ -203,7 +213,7 @@ def test_only_what_has_changed_is_scanned_again(three_parts: Settings, run: Run,
 
 
 def test_parts_come_and_go(three_parts: Settings, run: Run) -> None:
-    """A new one is scanned, one that is gone counts no more, and nothing else is read."""
+    """A new part is scanned, a part that is gone no longer counts, and no other part is read."""
     run(three_parts)
     part(three_parts, "b").unlink()
     gone = run(three_parts)
@@ -219,7 +229,7 @@ def test_parts_come_and_go(three_parts: Settings, run: Run) -> None:
 
 
 def test_force_scans_every_part(three_parts: Settings, run: Run) -> None:
-    """Though their results are stored."""
+    """A forced run scans every part, though their results are stored."""
     run(three_parts)
     report = optimize(three_parts, force=True) if run is optimize else by_the_fleet(three_parts, force=True)
     assert report.stats is not None
@@ -227,7 +237,7 @@ def test_force_scans_every_part(three_parts: Settings, run: Run) -> None:
 
 
 def test_what_is_lost_or_damaged_in_redis_is_scanned_again(three_parts: Settings, redis_server: RedisServer) -> None:
-    """A cache may lose what it likes."""
+    """Parts whose results in Redis are lost or damaged are scanned again: a cache may lose anything."""
     optimize(three_parts)
     touch_later(part(three_parts, "a"))
     with redis_server.client as client:
@@ -246,7 +256,10 @@ def test_what_is_lost_or_damaged_in_redis_is_scanned_again(three_parts: Settings
 
 
 def test_one_part_that_fails_fails_the_run_by_name(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
-    """Nothing is published, the other parts are not read again, and the next run heals it."""
+    """A part that cannot be read fails the run, which names it and publishes nothing.
+
+    Once the part is good, the next run publishes a new version.
+    """
     before = run(three_parts)
     write_raw(part(three_parts, "b"), b'{"AAPL": {"confidence": 0.9,, }}')
     write_json(part(three_parts, "c"), {"TSLA": a_record(confidence=0.99)})
@@ -265,7 +278,7 @@ def test_one_part_that_fails_fails_the_run_by_name(three_parts: Settings, run: R
 
 
 def test_many_failures_are_told_in_one_line(three_parts: Settings) -> None:
-    """The first few by name, the others by number."""
+    """If five of eight parts fail, the error names the first three and counts the others."""
     for number in range(5):
         write_raw(part(three_parts, f"x{number}"), b"{")
     with pytest.raises(PartFailed, match=r"5 of 8 parts failed.*x0.*x1.*x2.*; and 2 more"):
@@ -273,7 +286,7 @@ def test_many_failures_are_told_in_one_line(three_parts: Settings) -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_an_error(three_parts: Settings, run: Run) -> None:
-    """And so is a part that is no file."""
+    """A pattern that matches no file is `SourceMissing`; a part that is a broken link fails the run by its name."""
     with pytest.raises(SourceMissing, match=r"nothing-\*\.json matches no file"):
         run(replace(three_parts, input=local(three_parts.input).parent / "nothing-*.json"))
     part(three_parts, "d").symlink_to("nowhere")
@@ -282,7 +295,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(three_parts: Settings, run: 
 
 
 def test_parts_without_a_usable_record_fail_the_run(three_parts: Settings, run: Run) -> None:
-    """One of them may be empty, not all."""
+    """A run fails with `NoRecords` if no part has a usable record; one part may be empty, not all of them."""
     for name in PARTS:
         write_json(part(three_parts, name), {})
     with pytest.raises(NoRecords, match="holds no usable record"):
@@ -290,7 +303,7 @@ def test_parts_without_a_usable_record_fail_the_run(three_parts: Settings, run: 
 
 
 def test_without_redis_the_whole_run_is_made_at_once(three_parts: Settings) -> None:
-    """Nothing can be dispatched; the files are written all the same."""
+    """Without Redis no part can be dispatched, so the run scans all parts itself and writes the files."""
     away = replace(three_parts, redis_url="redis://127.0.0.1:1/0")
     report = by_the_fleet(away)
     assert (report.status, report.cache) == ("success", "down")
@@ -298,7 +311,10 @@ def test_without_redis_the_whole_run_is_made_at_once(three_parts: Settings) -> N
 
 
 def test_snapshots_are_no_parts(three_parts: Settings, run: Run) -> None:
-    """They often lie where the input does; to read them would be to publish at every tick."""
+    """Snapshots that the input's pattern matches are not read as parts.
+
+    They are often in the same directory as the input, and reading them would publish a version at every tick.
+    """
     directory = local(three_parts.input).parent
     beside = replace(three_parts, output_dir=directory, input=directory / "**" / "*.json.gz")
     first = run(beside)
@@ -311,7 +327,10 @@ def test_snapshots_are_no_parts(three_parts: Settings, run: Run) -> None:
     "other", [{"fields": "+sector"}, {"bot_fields": "equity=balance"}, {"index_symbols_limit": 301}], ids=str
 )
 def test_results_of_workers_with_other_settings_are_not_mixed(three_parts: Settings, other: dict[str, Any]) -> None:
-    """The run fails by the part, whichever of the two has the setting; with the same settings it succeeds."""
+    """A run fails and names a part that was scanned by a worker with other settings, whichever of the two has them.
+
+    With the same settings the run succeeds.
+    """
     changed = replace(three_parts, **other)
     for settings, worker in ((three_parts, changed), (changed, three_parts)):
         with pytest.raises(PartFailed, match=r"a\.json\.gz: scanned by a worker with other settings .*ROLLING_FIELDS"):
@@ -320,7 +339,7 @@ def test_results_of_workers_with_other_settings_are_not_mixed(three_parts: Setti
 
 
 def test_extra_fields_come_with_the_parts(three_parts: Settings, run: Run) -> None:
-    """As the fields do: through Redis, into the snapshots."""
+    """Extra fields of parts reach the index through Redis, as other fields do; a record that lacks them has null."""
     directory = local(three_parts.input).parent
     write_json(directory / "a.json.gz", {"AAPL": {**a_record(confidence=0.99), "sector": "Tech", "stats": {"v": 7}}})
     settings = replace(three_parts, fields="+sector; +volume=stats.v")

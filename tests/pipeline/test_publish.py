@@ -38,7 +38,7 @@ from tests.support.rolling_files import a_record, local, write_json
 
 
 def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None:
-    """The statistics are those of the input, and the rejects say which record and why."""
+    """A report has the counts of the input, and each reject in it names the record and the reason."""
     settings = settings_without_redis
     records: list[Any] = [a_record(symbol="A"), a_record(symbol="A"), a_record(symbol="B", confidence=0.1)]
     broken = [a_record(symbol="C", confidence=2), 5]
@@ -62,14 +62,14 @@ def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None
 
 @pytest.fixture
 def clock_gone_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it to put the clock back to the epoch."""
+    """A function that sets the clock back to the epoch."""
     return lambda: monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
 
 
 def test_versions_rise_though_the_clock_goes_back(
     settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
 ) -> None:
-    """A version is the time in milliseconds, or one more than the last."""
+    """A version is the time in milliseconds; if the clock has gone back, it is the last version plus 1."""
     before_ms = time.time_ns() // 1_000_000
     versions = [version_of(run_old(settings))]
     assert before_ms <= versions[0] <= time.time_ns() // 1_000_000
@@ -87,7 +87,10 @@ def test_versions_rise_though_the_clock_goes_back(
 def test_versions_rise_where_only_redis_knows_the_last(
     settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None], pointer_is_lost: bool
 ) -> None:
-    """Another host's directory, or a new one, goes on from what Redis has, be it only the stream of deltas."""
+    """With a new directory, or one of another host, the next version is the last one of Redis plus 1.
+
+    The stream of changes (`deltas`) is enough to know the last version if the pointer is lost.
+    """
     run_old(settings)
     write_json(settings.input, NEW)
     last = version_of(optimize(settings))
@@ -104,7 +107,7 @@ def test_versions_rise_where_only_redis_knows_the_last(
 def test_versions_rise_where_only_the_files_know_the_last(
     settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
 ) -> None:
-    """A Redis that is new, or was off, gets a version above those of the files."""
+    """If Redis is new or was off, the next version is the last one of the files plus 1."""
     last = version_of(run_old(settings, use_cache=False))
     clock_gone_back()
 
@@ -127,7 +130,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def the_run_stops(settings: Settings, server: RedisServer) -> Iterator[pytest.ExceptionInfo[OutputUnwritable]]:
-    """A run over a new input stops; files and Redis keep the old set, and the failure is reported with the remedy."""
+    """Write a new input, and check that the run in the block fails and leaves files and Redis with the old set.
+
+    The failure has to be reported with the remedy, which names ROLLING_OUTPUT_DIR.
+    """
     files, keys = files_of(local(settings.output_dir)), keys_of(server, settings.source)
     write_json(settings.input, NEW)
 
@@ -145,7 +151,10 @@ def the_run_stops(settings: Settings, server: RedisServer) -> Iterator[pytest.Ex
 def test_a_read_only_directory_stops_the_run(
     settings: Settings, redis_server: RedisServer, open_directory: Path
 ) -> None:
-    """Redis never shows what the files do not have; the message names the place."""
+    """A run whose output directory is read-only fails, and the message names the directory.
+
+    Redis never shows a version that the files do not have. Once the directory is writable, the next run succeeds.
+    """
     settings = replace(settings, input=open_directory / "rolling_brain.json.gz", output_dir=open_directory / "out")
     run_old(settings)
     versions = local(settings.output_dir) / "versions"
@@ -164,7 +173,7 @@ def test_a_read_only_directory_stops_the_run(
 
 
 def test_a_full_disk_stops_the_run(settings: Settings, redis_server: RedisServer, small_disk: Path) -> None:
-    """The next run has the new set once there is space."""
+    """A run fails if the disk is full; once there is space, the next run publishes the new set."""
     settings = replace(settings, output_dir=small_disk)
     run_old(settings)
     filler = small_disk / "filler"
@@ -182,7 +191,10 @@ def test_a_full_disk_stops_the_run(settings: Settings, redis_server: RedisServer
 
 
 def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, redis_server: RedisServer) -> None:
-    """Whichever of the files it is, a limit on their size that strikes amid one leaves the old set."""
+    """A run that reaches a limit on file sizes in the middle of a file fails and leaves the old set.
+
+    That holds for whichever of the files the limit interrupts.
+    """
     run_old(settings)
     files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     write_json(settings.input, NEW)

@@ -1,4 +1,4 @@
-"""A kept version that is published again and pinned, the ticks while it is, and its end."""
+"""Rollback and unpin: a kept version is published again and pinned, ticks confirm it, and its pin is removed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tests.support.s3_server import S3Server
 
 
 def run_new(settings: Settings, **options: Any) -> Report:
-    """Publish another input than the first."""
+    """Write an input other than the one of `run_old`, and publish it."""
     write_json(settings.input, NEW)
     report = optimize(settings, **options)
     assert report.status == "success"
@@ -62,13 +62,13 @@ def manifest_in_files(settings: Settings) -> Manifest:
 
 
 def manifest_in_redis(server: RedisServer, settings: Settings) -> Manifest:
-    """The manifest in the pointer."""
+    """The manifest in Redis' pointer."""
     with server.client as client:
         return msgspec.json.decode(client.hget(Keys(settings.source).current, "manifest"), type=Manifest)
 
 
 def payloads_of(settings: Settings, version: int) -> list[bytes]:
-    """The files of a kept set."""
+    """The bytes of the snapshot files of a kept set."""
     return [
         (local(settings.output_dir) / "versions" / str(version) / name).read_bytes() for name in FILE_NAMES.values()
     ]
@@ -88,7 +88,11 @@ def assert_pinned(report: Report, version: int) -> None:
 
 
 def test_an_old_version_is_published_again_under_a_new_number(settings: Settings, redis_server: RedisServer) -> None:
-    """Its payloads are the same bytes, in the files and in Redis; the manifest says what it is, and who made it."""
+    """A rollback publishes a kept version under a new number, with the same bytes in the files and in Redis.
+
+    The manifest names the old version, what changed, and who made and pinned it. A rollback is reported as a run, and
+    is no scan.
+    """
     old = version_of(run_old(settings))
     new = version_of(run_new(settings))
     before = payloads_of(settings, old)
@@ -117,7 +121,10 @@ def test_an_old_version_is_published_again_under_a_new_number(settings: Settings
 
 
 def test_the_version_that_is_shown_can_be_pinned(settings: Settings, redis_server: RedisServer) -> None:
-    """It gets a new number, as every rollback does; nothing changes, and the content is as old as it was."""
+    """A rollback to the current version pins it under a new number, as every rollback makes one.
+
+    Nothing changes, and `content_since` stays at the old number.
+    """
     shown = version_of(run_old(settings))
     report = rollback(settings, shown)
     manifest = manifest_in_files(settings)
@@ -128,7 +135,7 @@ def test_the_version_that_is_shown_can_be_pinned(settings: Settings, redis_serve
 
 
 def test_a_rollback_may_follow_a_rollback(settings: Settings) -> None:
-    """From one old version to another, though the first one is pinned."""
+    """A rollback to another kept version works while the version of an earlier rollback is pinned."""
     settings = replace(settings, keep_versions=5)
     first, second = version_of(run_old(settings)), version_of(run_new(settings))
     rollback(settings, first)
@@ -138,7 +145,10 @@ def test_a_rollback_may_follow_a_rollback(settings: Settings) -> None:
 
 
 def test_versions_rise_though_the_clock_is_behind(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that was set back a day makes no version below one that readers have."""
+    """If the clock is set back by a day, a rollback and a later run still make versions above the newest one.
+
+    Readers have that version; each new one is the last plus 1.
+    """
     with monkeypatch.context() as patched:
         patched.setattr(time, "time_ns", lambda now=time.time_ns: now() + 86_400 * 10**9)
         old, new = version_of(run_old(settings)), version_of(run_new(settings))
@@ -153,7 +163,10 @@ def test_versions_rise_though_the_clock_is_behind(settings: Settings, monkeypatc
 def test_a_version_that_cannot_be_restored_is_refused_by_name(
     settings: Settings, redis_server: RedisServer, damage: str
 ) -> None:
-    """The error names what is kept; nothing changes, and no run has failed."""
+    """A rollback to a version that is not kept or is damaged fails with an error that names the kept versions.
+
+    Files and Redis stay unchanged, and no failed run is reported.
+    """
     if damage == "none kept":
         with pytest.raises(VersionMissing, match=r"version 7 of 'rolling_brain' is not kept in .*; no"):
             rollback(settings, 7)
@@ -186,7 +199,10 @@ def test_a_version_that_cannot_be_restored_is_refused_by_name(
 
 
 def test_a_rollback_removes_no_kept_version(settings: Settings) -> None:
-    """The shell of an operator may lack the worker's ROLLING_KEEP_VERSIONS; the next tick removes what is too old."""
+    """A rollback and an unpin remove no kept version; the next tick removes the versions that are too old.
+
+    The shell of an operator may lack the worker's ROLLING_KEEP_VERSIONS.
+    """
     worker = replace(settings, keep_versions=5)
     versions = [version_of(run_old(worker))]
     for number in range(3):
@@ -201,7 +217,7 @@ def test_a_rollback_removes_no_kept_version(settings: Settings) -> None:
 
 
 def test_an_output_directory_that_is_not_writable_is_named(settings: Settings, open_directory: Path) -> None:
-    """The old version stays."""
+    """A rollback in a directory that is not writable fails and names it, and the old version stays."""
     settings = replace(settings, output_dir=open_directory / "snapshots")
     old = version_of(run_old(settings))
     with as_unprivileged(), pytest.raises(OutputUnwritable, match=rf"Permission denied.*{settings.output_dir}"):
@@ -214,7 +230,10 @@ def test_an_output_directory_that_is_not_writable_is_named(settings: Settings, o
 
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"accept": True}, {"tick": 5}], ids=str)
 def test_a_run_on_a_pinned_version_opens_no_input(settings: Settings, options: dict[str, Any]) -> None:
-    """It confirms the version in Redis and in the files, whatever it was asked for; there need not be an input."""
+    """A run on a pinned version confirms it in Redis and in the files, and opens no input, which may be missing.
+
+    That holds with `force`, with `accept` and for a tick too.
+    """
     old = version_of(run_old(settings))
     run_new(settings)
     pinned = version_of(rollback(settings, old))
@@ -235,7 +254,10 @@ def test_a_run_on_a_pinned_version_opens_no_input(settings: Settings, options: d
 
 
 def test_a_pinned_tick_without_redis_confirms_the_files(settings: Settings, redis_server: RedisServer) -> None:
-    """A rollback that Redis has not seen is in the files; the first tick that reaches Redis publishes it, pinned."""
+    """If a rollback was made without Redis, runs without Redis confirm its pinned version in the files.
+
+    The first tick that reaches Redis publishes the version there, pinned.
+    """
     old = version_of(run_old(settings))
     new = version_of(run_new(settings))
     away = replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")
@@ -255,7 +277,7 @@ def test_a_pinned_tick_without_redis_confirms_the_files(settings: Settings, redi
 
 @pytest.mark.parametrize("loss", ["all", "a payload", "the pin"])
 def test_a_pinned_tick_repairs_redis(settings: Settings, redis_server: RedisServer, loss: str) -> None:
-    """From the files, and the pin stays."""
+    """A tick on a pinned version publishes it again from the files if Redis has lost data or the pin; the pin stays."""
     pinned = version_of(rollback(settings, version_of(run_old(settings))))
     keys = Keys(settings.source)
     with redis_server.client as client:
@@ -275,7 +297,10 @@ def test_a_pinned_tick_repairs_redis(settings: Settings, redis_server: RedisServ
 def test_a_pinned_version_below_one_that_redis_has_shown_gets_a_number_above_it(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Files of a backup, say: readers hold the newer version and never go back."""
+    """A pinned version in the files is published under a new number if Redis has shown a newer version.
+
+    That happens with files of a backup, for example: readers hold the newer version and never go back.
+    """
     old = version_of(run_old(settings))
     pinned = version_of(rollback(settings, old))
     shutil.copytree(local(settings.output_dir), backup := local(settings.output_dir).with_name("backup"), symlinks=True)
@@ -296,7 +321,10 @@ def test_a_pinned_version_below_one_that_redis_has_shown_gets_a_number_above_it(
 
 
 def test_a_worker_with_another_directory_obeys_a_pin(settings: Settings, redis_server: RedisServer) -> None:
-    """It sees the pin in Redis, confirms the version there, and leaves its own files as they are."""
+    """A worker with another directory sees the pin in Redis and confirms the version there.
+
+    Its own files stay unchanged.
+    """
     old = version_of(run_old(settings))
     other = replace(settings, output_dir=local(settings.output_dir).with_name("other"))
     assert optimize(other).status == "success"
@@ -312,7 +340,10 @@ def test_a_worker_with_another_directory_obeys_a_pin(settings: Settings, redis_s
 
 
 def test_files_of_a_pinned_version_that_are_damaged_are_told(settings: Settings, redis_server: RedisServer) -> None:
-    """Redis shows the version, and it is confirmed there; once Redis has lost it too, the run fails by name."""
+    """If the files of a pinned version are damaged, a run confirms it in Redis, and its report has a warning.
+
+    Once Redis has lost the version too, runs fail with `VersionMissing` until the version is unpinned.
+    """
     pinned = version_of(rollback(settings, version_of(run_old(settings))))
     (local(settings.output_dir) / "current" / FILE_NAMES["index"]).write_bytes(b"")
     report = optimize(settings)
@@ -331,7 +362,10 @@ def test_files_of_a_pinned_version_that_are_damaged_are_told(settings: Settings,
 
 
 def test_parts_that_come_back_after_a_rollback_publish_nothing(parted: Settings, redis_server: RedisServer) -> None:
-    """The lock of the run has expired, so the rollback did not wait for it."""
+    """A distributed run whose parts are scanned after a rollback publishes nothing, and the pinned version stays.
+
+    The lock of that run had expired, so the rollback did not wait for it.
+    """
     first = version_of(optimize(parted))
     write_json(local(parted.input).parent / "a.json", {"NVDA": a_record()})
     assignment = dispatched(parted)
@@ -349,7 +383,7 @@ def test_parts_that_come_back_after_a_rollback_publish_nothing(parted: Settings,
 
 
 def test_scheduled_runs_in_a_thread_obey_a_pin(settings: Settings) -> None:
-    """Of `background` and of `run --every`, which are the same threads."""
+    """Scheduled runs in a thread, as `background` and `run --every` have them, leave a pinned version in place."""
     pinned = version_of(rollback(settings, version_of(run_old(settings))))
     write_json(settings.input, NEW)
     reports: list[Report] = []
@@ -364,7 +398,7 @@ def test_scheduled_runs_in_a_thread_obey_a_pin(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_rollback_in_an_object_store(settings: Settings, redis_server: RedisServer, s3: S3Server) -> None:
-    """It is listed, published again, confirmed and unpinned as in a directory."""
+    """In an object store, versions are listed, published again, confirmed and unpinned as in a directory."""
     settings = replace(settings, output_dir=s3.bucket / "rollback", keep_versions=3)
     old, new = version_of(run_old(settings)), version_of(run_new(settings))
     store = snapshot_store(settings.output_dir)
@@ -391,11 +425,11 @@ def test_a_rollback_in_an_object_store(settings: Settings, redis_server: RedisSe
     assert optimize(settings).status == "success"
 
 
-# ---- a run that is on
+# ---- a run in progress
 
 
 def test_a_rollback_waits_for_a_run_that_is_on(settings: Settings, redis_server: RedisServer) -> None:
-    """It says so once, and what the run has published is replaced."""
+    """A rollback waits for a run in progress, calls `on_wait` once, and replaces the version that the run published."""
     old = version_of(run_old(settings))
     waits: list[None] = []
     reports: list[Report] = []
@@ -419,7 +453,7 @@ def test_a_rollback_waits_for_a_run_that_is_on(settings: Settings, redis_server:
 
 @pytest.mark.parametrize("use_cache", [True, False], ids=["with Redis", "files only"])
 def test_a_rollback_waits_no_longer_than_its_limit(settings: Settings, *, use_cache: bool) -> None:
-    """The run that is on goes on, and publishes."""
+    """A rollback is refused if a run in progress does not end within its limit; the run continues and publishes."""
     old = version_of(run_old(settings, use_cache=use_cache))
 
     def refused() -> None:
@@ -432,7 +466,10 @@ def test_a_rollback_waits_no_longer_than_its_limit(settings: Settings, *, use_ca
 
 
 def test_two_rollbacks_at_once_come_one_after_the_other(settings: Settings, redis_server: RedisServer) -> None:
-    """Both are published, the last one stays, and neither mixes with the other."""
+    """Four rollbacks at the same time are published one after the other.
+
+    The last one stays, and Redis holds the same version as the files.
+    """
     settings = replace(settings, keep_versions=10)
     versions = [version_of(run_old(settings)), version_of(run_new(settings))]
     reports: list[Report] = []
@@ -454,7 +491,10 @@ def test_two_rollbacks_at_once_come_one_after_the_other(settings: Settings, redi
 
 
 def test_unpin_lets_the_next_run_publish(settings: Settings, redis_server: RedisServer) -> None:
-    """The version stays the same, without its pin, in files and Redis and for readers that hold it."""
+    """`unpin` removes the pin and keeps the version, in files and Redis and for readers that hold it.
+
+    The next run publishes the input.
+    """
     old = version_of(run_old(settings))
     run_new(settings)
     pinned = version_of(rollback(settings, old))
@@ -476,7 +516,7 @@ def test_unpin_lets_the_next_run_publish(settings: Settings, redis_server: Redis
 
 @pytest.mark.parametrize("times", [0, 1], ids=["never pinned", "unpinned before"])
 def test_without_a_pin_there_is_nothing_to_remove(settings: Settings, redis_server: RedisServer, times: int) -> None:
-    """The second of two says so; no run has failed."""
+    """`unpin` is skipped if no version is pinned, also as the second of two, and is not reported as a run."""
     version = version_of(run_old(settings))
     for _ in range(times):
         rollback(settings, version)
@@ -491,7 +531,10 @@ def test_without_a_pin_there_is_nothing_to_remove(settings: Settings, redis_serv
 def test_unpin_without_redis_is_in_the_files_and_reaches_redis_later(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """At equal versions the files' manifest counts, so the next tick does not take Redis' pin for the newer."""
+    """`unpin` without Redis removes the pin in the files, and the next tick removes it in Redis.
+
+    At equal versions the files' manifest counts, so the tick does not take the pin in Redis for newer.
+    """
     version_of(rollback(settings, version_of(run_old(settings))))
     report = unpin(replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0"))
     assert report.cache == "down"
@@ -504,7 +547,10 @@ def test_unpin_without_redis_is_in_the_files_and_reaches_redis_later(
 
 
 def test_unpin_ends_what_an_earlier_one_left_in_redis(settings: Settings, redis_server: RedisServer) -> None:
-    """One that was killed between the files and Redis, while no run can repair that: the input is gone."""
+    """`unpin` removes a pin that an earlier `unpin`, killed between the files and Redis, has left in Redis.
+
+    No run can repair that here, since the input is gone.
+    """
     first = version_of(run_old(settings))
     run_new(settings)
     pinned = version_of(rollback(settings, first))
@@ -520,7 +566,10 @@ def test_unpin_ends_what_an_earlier_one_left_in_redis(settings: Settings, redis_
 
 
 def test_unpin_where_the_version_is_in_redis_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """The directory that holds it is lost: Redis' manifest is replaced, and runs publish again."""
+    """If the directory with the pinned version is lost, `unpin` replaces the manifest in Redis, and runs publish again.
+
+    Its report says that the directory does not hold the version.
+    """
     rollback(settings, version_of(run_old(settings)))
     shutil.rmtree(local(settings.output_dir))
     assert optimize(settings, progress=no_scan).reason == "pinned"
@@ -534,7 +583,10 @@ def test_unpin_where_the_version_is_in_redis_alone(settings: Settings, redis_ser
 def test_the_number_and_the_time_of_a_version_are_one_reading_of_the_clock(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long Redis takes to say which version is the newest."""
+    """A version's number and its `generated_at` are one reading of the clock.
+
+    That holds however long Redis takes to return the newest version.
+    """
     newest_known = VersionWriter.newest_known
 
     def slowly(writer: VersionWriter) -> int:

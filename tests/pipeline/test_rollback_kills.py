@@ -1,6 +1,6 @@
-"""A rollback and an unpin that are killed before each of their steps: real processes, files and Redis.
+"""Rollbacks and unpins that are killed before each of their steps: real processes, files and Redis.
 
-A step is a file or directory that is made, opened for writing, renamed, linked or removed, or a command to Redis.
+A step makes a file or directory, opens it for writing, renames, links or removes it, or sends a command to Redis.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.rolling_files import write_json
 
 pytestmark = pytest.mark.slow
 
-# Makes rollbacks, or unpins for the version 0, each in a process that is forked and dies before the step with a number.
+# Makes rollbacks, or unpins for the version 0, each in a forked process that kills itself before the given step.
 DIES_AT = """
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ die_at_steps(lambda version: rollback(settings, *version) if version != [0] else
 
 
 class Killed:
-    """Makes rollbacks, or unpins, that die; leave its `with` block and it is gone."""
+    """A process that makes rollbacks and unpins, each killed before a given step; it ends with its `with` block."""
 
     def __init__(self, settings: Settings) -> None:
         arguments = [str(each) for each in (settings.input, settings.output_dir, settings.redis_url)]
@@ -64,7 +64,7 @@ class Killed:
         assert self._process.returncode == 0
 
     def before(self, step: int, version: int) -> bool:
-        """Make one that dies before this step; return whether it did."""
+        """Make a rollback, or an unpin for the version 0; return whether it was killed before this step."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{step} {version}\n")
@@ -75,7 +75,7 @@ class Killed:
 
 
 def shown_by(settings: Settings, server: RedisServer) -> tuple[Manifest, Manifest]:
-    """The manifests of the files and of Redis, after each was read whole."""
+    """The manifests of the files and of Redis, after readers have read each version whole."""
     with server.client as client:
         in_redis = msgspec.json.decode(client.hget(Keys(settings.source).current, "manifest"), type=Manifest)
     in_files = snapshot_store(settings.output_dir).read_set()
@@ -89,7 +89,7 @@ def shown_by(settings: Settings, server: RedisServer) -> tuple[Manifest, Manifes
 
 @pytest.fixture
 def killed(settings: Settings) -> Iterator[Killed]:
-    """A process that makes them for these settings."""
+    """A process that makes killed rollbacks and unpins with these settings."""
     with Killed(settings) as killed:
         yield killed
 
@@ -98,7 +98,10 @@ def killed(settings: Settings) -> Iterator[Killed]:
 def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
     settings: Settings, redis_server: RedisServer, killed: Killed, action: Literal["rollback", "unpin"]
 ) -> None:
-    """The files decide: what they show becomes what Redis shows, and the pin is there, or is not, in both."""
+    """A rollback or unpin that is killed before any of its steps was not made, or the next tick completes it.
+
+    The files decide: the tick makes Redis show what they show, and the pin is in both or in neither of them.
+    """
     settings = replace(settings, keep_versions=4)
     old = version_of(run_old(settings))
     write_json(settings.input, NEW)
@@ -120,7 +123,7 @@ def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
         assert in_redis in (before, in_files)
         assert (in_files.pinned is None) == (is_made == (action == "unpin"))
         with redis_server.client as client:
-            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
+            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # as if they had expired
         report = optimize(settings, progress=no_scan)
         outcome = "unchanged" if in_files.pinned is None else "skipped"
         assert (report.status, report.version) == (outcome, in_files.version)
@@ -130,7 +133,7 @@ def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
         assert in_files.version >= newest
         newest = in_files.version
 
-        if is_made and action == "rollback":  # begin anew: the new input is published again
+        if is_made and action == "rollback":  # start again: publish the new input
             unpin(settings)
             optimize(settings, force=True)
         elif is_made:
@@ -144,5 +147,5 @@ def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
 
 
 def is_old(manifest: Manifest | None) -> bool:
-    """Whether a version is of the first input."""
+    """Whether a version was made from the first input."""
     return manifest is not None and manifest.snapshots["portfolio"].count == 1

@@ -1,4 +1,4 @@
-"""One run after another over real files and a real Redis, with everything that comes between."""
+"""Runs one after another over real files and a real Redis, and changes and faults between and during them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from tests.support.rolling_files import a_record, local, touch_later, write_json
 
 
 def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings, redis_server: RedisServer) -> None:
-    """Files and Redis hold the same bytes after a run, and nothing else is left."""
+    """After a run, files and Redis hold the same bytes, and no partial file, lock or staged key is left."""
     report = run_old(settings)
 
     assert (report.status, report.cache) == ("success", "published")
@@ -63,7 +63,7 @@ def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings, red
 
 
 def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
-    """The version stays, and files and Redis both show when it was last confirmed."""
+    """An unchanged input is not scanned: the version stays, and files and Redis have the time of its confirmation."""
     first = run_old(settings)
     manifest = local(settings.output_dir) / "manifest.json"
     os.utime(manifest, (0, 0))
@@ -81,7 +81,7 @@ def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redi
 
 
 def test_a_forced_run_scans_though_nothing_changed(settings: Settings) -> None:
-    """The same content keeps its version; with another setting for the same input it would be a new one."""
+    """A forced run scans an unchanged input, and the same content keeps its version."""
     first = run_old(settings)
     scanned: list[int] = []
 
@@ -108,7 +108,10 @@ def test_a_forced_run_scans_though_nothing_changed(settings: Settings) -> None:
 def test_a_setting_that_shapes_the_snapshots_makes_them_anew(
     settings_without_redis: Settings, change: dict[str, Any]
 ) -> None:
-    """A run with such a setting changed scans the unchanged input; the one after does not."""
+    """After a change of a setting that shapes the snapshots, the next run scans the unchanged input.
+
+    The run after that does not.
+    """
     run_old(settings_without_redis, use_cache=False)
     changed = replace(settings_without_redis, **change)
 
@@ -117,7 +120,7 @@ def test_a_setting_that_shapes_the_snapshots_makes_them_anew(
 
 
 def test_a_setting_that_does_not_shape_them_changes_nothing(settings_without_redis: Settings) -> None:
-    """Another interval is no reason to scan."""
+    """Another `interval_s` causes no scan, since it does not shape the snapshots."""
     run_old(settings_without_redis, use_cache=False)
 
     report = optimize(replace(settings_without_redis, interval_s=5), use_cache=False, progress=no_scan)
@@ -126,7 +129,7 @@ def test_a_setting_that_does_not_shape_them_changes_nothing(settings_without_red
 
 
 def test_a_touched_input_is_scanned(settings_without_redis: Settings) -> None:
-    """Another time of modification may mean other content."""
+    """An input with another time of modification is scanned, since its content may have changed."""
     run_old(settings_without_redis, use_cache=False)
     touch_later(local(settings_without_redis.input))
 
@@ -134,7 +137,7 @@ def test_a_touched_input_is_scanned(settings_without_redis: Settings) -> None:
 
 
 def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Settings, tmp_path: Path) -> None:
-    """A bot that comes, changes or goes makes a new version, though the input is as it was."""
+    """A run publishes a bot file that was added, changed or removed, though the input is unchanged."""
     settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
     (tmp_path / "bots").mkdir()
     run_old(settings, use_cache=False)
@@ -154,7 +157,7 @@ def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Setti
 
 @pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
 def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServer, name: str) -> None:
-    """Files that do not match their manifest are not confirmed, though the input did not change."""
+    """A set whose files do not match their manifest is not confirmed: a new version is made of the same input."""
     first = run_old(settings)
     damaged = (local(settings.output_dir) / name).resolve()
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -168,7 +171,10 @@ def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServe
 
 @pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
 def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settings, name: str) -> None:
-    """The next run restores names, not only the next version, which may not come for long."""
+    """The next run restores a fixed name that was removed, even if it finds the input unchanged.
+
+    The next version may not be made for a long time.
+    """
     run_old(settings_without_redis, use_cache=False)
     before = files_of(local(settings_without_redis.output_dir))
     (local(settings_without_redis.output_dir) / name).unlink()
@@ -183,7 +189,7 @@ def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settin
 
 @dataclass(frozen=True)
 class Fault:
-    """A bad input: what makes it so, before the run or amid its scan, and what the run says of it."""
+    """A bad input: how it is made, before the run or during its scan, and the error that the run reports."""
 
     make: Callable[[Path], object]
     error: type[SourceError]
@@ -198,12 +204,12 @@ def make_a_directory(path: Path) -> None:
 
 
 def write_gzip(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    """Write a good file and change its compressed bytes."""
+    """Return a function that writes a good file with changed compressed bytes."""
     return lambda path: path.write_bytes(change(gzip.compress(json.dumps(NEW).encode())))
 
 
 def write_text(text: bytes) -> Callable[[Path], object]:
-    """Write a whole gzip of some bytes."""
+    """Return a function that writes some bytes as a whole gzip file."""
     return lambda path: write_raw(path, text)
 
 
@@ -215,7 +221,7 @@ def overwrite(path: Path) -> None:
 
 
 def append(path: Path) -> None:
-    """Write more to the end of the file."""
+    """Append a gzip member to the file."""
     with path.open("ab") as file:
         file.write(gzip.compress(b"{}"))
 
@@ -274,13 +280,16 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_server: RedisServer, fault: Fault) -> None:
-    """The run raises and is reported; files and Redis keep the old snapshots; the next good input heals."""
+    """A run over a bad input fails and is reported; files and Redis keep the old snapshots.
+
+    The run over the next good input publishes again.
+    """
     run_old(settings)
     files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     progress: Progress | None = None
     if fault.amid_the_scan:
         write_json(settings.input, BIG)
-        os.utime(local(settings.input), (0, 0))  # the clock of a file system is coarse: this one was written long ago
+        os.utime(local(settings.input), (0, 0))  # a file system's clock is coarse: date this before the next write
         progress = once(lambda: fault.make(local(settings.input)))
     else:
         fault.make(local(settings.input))
@@ -308,7 +317,10 @@ def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_serve
 
 @pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
 def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_redis: Settings, name: str) -> None:
-    """An open file stays whole; the new one comes with the next run."""
+    """A file that is replaced during its scan is published as it was opened, since an open file stays whole.
+
+    The next run publishes the new file.
+    """
     settings = replace(settings_without_redis, input=local(settings_without_redis.input).with_name(name))
     write_json(settings.input, BIG)
 
@@ -321,7 +333,7 @@ def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_r
 
 
 def test_a_first_run_that_fails_leaves_no_snapshot(settings: Settings, redis_server: RedisServer) -> None:
-    """Nothing that looks like a snapshot is there before the first good input."""
+    """A first run that fails leaves no file in the output directory, and no key that looks like a snapshot in Redis."""
     write_raw(settings.input, b"{}")
 
     with pytest.raises(NoRecords):
@@ -335,7 +347,10 @@ def test_a_first_run_that_fails_leaves_no_snapshot(settings: Settings, redis_ser
 
 
 def test_a_tick_is_taken_once(settings: Settings, redis_server: RedisServer) -> None:
-    """Of several runs for one tick one is made; the next tick is another; a run by hand asks for none."""
+    """Of several runs for one tick only the first is made, and the others are skipped, also a forced one.
+
+    A run for the next tick is made, and so is a run by hand, which takes no tick.
+    """
     write_json(settings.input, OLD)
 
     reports = [optimize(settings, tick=7), optimize(settings, tick=7), optimize(settings, tick=7, force=True)]
@@ -355,7 +370,7 @@ def test_a_tick_is_taken_once(settings: Settings, redis_server: RedisServer) -> 
 
 
 def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Settings, open_directory: Path) -> None:
-    """It is there, and the message says what is wrong with it."""
+    """An input that is there but may not be read fails the run, and the message says that permission is denied."""
     output_dir = open_directory / "out"
     settings = replace(settings_without_redis, input=open_directory / "rolling_brain.json.gz", output_dir=output_dir)
     write_json(settings.input, OLD).chmod(0)
@@ -366,7 +381,7 @@ def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Set
 
 
 def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis: Settings) -> None:
-    """It is said before anything is scanned, and the file is left alone."""
+    """If the output directory is a file, the run fails before it scans anything, and leaves the file alone."""
     write_json(settings_without_redis.input, OLD)
     local(settings_without_redis.output_dir).write_text("precious")
 

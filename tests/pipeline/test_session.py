@@ -1,4 +1,4 @@
-"""Runs whose Redis comes and goes, and runs that meet: what is published, by whom, and what is left alone."""
+"""Runs whose Redis fails and returns, and runs that overlap: which version is published, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.published_state import (
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 
-# ---- Redis comes and goes
+# ---- Redis fails and returns
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Se
 
 @pytest.fixture
 def short_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock that a dead run leaves is gone after a second."""
+    """Let a lock that a killed run leaves expire after a second."""
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_TTL_S", 1.0)
     monkeypatch.setattr(optimizer.cache.lock, "LOCK_EXTEND_S", 0.2)
 
 
 def run_when_free(settings: Settings, **options: Any) -> Report:
-    """Run as soon as no lock of a run that died is in the way."""
+    """Do runs until one is not skipped because of the lock of a killed run; return its report."""
     reports: list[Report] = []
 
     def run() -> bool:
@@ -70,7 +70,10 @@ def run_when_free(settings: Settings, **options: Any) -> Report:
 
 
 def test_without_redis_files_are_written_and_republished_later(own_settings: Settings, own_redis: RedisServer) -> None:
-    """A run without its Redis is a success that says so; once Redis is there it gets the set, without a scan."""
+    """A run without Redis writes the files, succeeds and reports that Redis is down.
+
+    Once Redis is up, the next run publishes the set without a scan.
+    """
     first = run_old(own_settings)
     assert first.cache == "down"
     assert symbols_shown(own_settings) == ["MSFT", "AAPL"]
@@ -87,7 +90,10 @@ def test_without_redis_files_are_written_and_republished_later(own_settings: Set
 @pytest.mark.usefixtures("short_lock")
 @pytest.mark.parametrize("lose_data", [False, True], ids=["with its data", "empty"])
 def test_redis_dies_amid_a_run_and_comes_back(own_settings: Settings, own_redis: RedisServer, lose_data: bool) -> None:
-    """The run that loses its Redis still writes its files; the next one publishes them."""
+    """A run whose Redis is killed during the scan writes its files; the next run publishes them.
+
+    It makes no difference whether Redis has kept its data.
+    """
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -108,7 +114,10 @@ def test_redis_dies_amid_a_run_and_comes_back(own_settings: Settings, own_redis:
 def test_a_redis_that_hangs_does_not_hold_up_a_run(
     own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, amid_the_scan: bool
 ) -> None:
-    """A run gives up on it after a few timeouts, writes its files, and the next one heals."""
+    """If Redis hangs, a run gives up on it within a few timeouts (less than 12) and writes its files.
+
+    The next run publishes them.
+    """
     timeout_s = 0.3
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", timeout_s)
     own_redis.start()
@@ -130,7 +139,10 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 
 
 def test_a_full_redis_is_as_good_as_none(own_settings: Settings, own_redis: RedisServer) -> None:
-    """A Redis that takes no writes does not stop the files; it is healed once it has memory again."""
+    """If Redis takes no writes because its memory is full, a run still writes its files.
+
+    Once Redis has memory again, the next run publishes them without a scan.
+    """
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -161,7 +173,10 @@ def test_a_key_that_was_evicted_is_healed(settings: Settings, redis_server: Redi
 def test_what_was_made_without_cache_is_published_by_the_next_run(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Without a scan, and with the delta from what Redis had."""
+    """A version that was made without Redis is published by the next run without a scan.
+
+    The change from the version that Redis had is published with it.
+    """
     first = run_old(settings)
     write_json(settings.input, NEW)
     second = optimize(settings, use_cache=False)
@@ -177,11 +192,14 @@ def test_what_was_made_without_cache_is_published_by_the_next_run(
     ]
 
 
-# ---- versions: Redis beside files
+# ---- versions in Redis and in the files
 
 
 def test_a_forced_run_without_redis_is_published_by_the_next(own_settings: Settings, own_redis: RedisServer) -> None:
-    """Its input is one that Redis has not seen, and its version is newer."""
+    """The version of a forced run that did not reach Redis is published by the next run without a scan.
+
+    Its input is one that Redis has not seen, and its version is newer.
+    """
     own_redis.start()
     first = run_old(own_settings)
     own_redis.kill()
@@ -199,7 +217,10 @@ def test_a_forced_run_without_redis_is_published_by_the_next(own_settings: Setti
 def test_a_newer_version_of_the_same_input_is_current(
     settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Of a worker whose output directory is another: neither scans for the other's sake, at however many ticks."""
+    """A newer version of the same input counts as current if a worker with another output directory made it.
+
+    So neither worker scans because of the other, at any number of ticks.
+    """
     run_old(settings)
     elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
     newest = version_of(optimize(elsewhere, force=True))
@@ -246,7 +267,7 @@ def _newer_that_expires(settings: Settings, redis_server: RedisServer, tmp_path:
 def _pointer_lost_after_a_newer_one(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
     optimize(replace(settings, output_dir=tmp_path / "elsewhere", top_symbols_limit=1))
     with redis_server.client as client:
-        assert client.xlen(Keys(settings.source).deltas) == 1  # which knows the newer version
+        assert client.xlen(Keys(settings.source).deltas) == 1  # which names the newer version
         client.delete(Keys(settings.source).current)
 
 
@@ -254,7 +275,7 @@ def _pointer_lost_after_a_newer_one_without_a_delta(
     settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     with redis_server.client as client:
-        client.flushdb()  # so the newer one changes nothing that is known
+        client.flushdb()  # so there is no change that leads to the newer version
         optimize(replace(settings, output_dir=tmp_path / "elsewhere", top_symbols_limit=1))
         assert client.xlen(Keys(settings.source).deltas) == 0
         client.delete(Keys(settings.source).current)
@@ -278,7 +299,10 @@ def test_what_redis_shows_is_not_replaced_by_an_older_version(
     tmp_path: Path,
     make: Callable[[Settings, RedisServer, Path], None],
 ) -> None:
-    """Though the input is as in the files: a newer version than both is made, and the next tick is quiet."""
+    """If Redis has shown another version or content than the files, a run makes a version newer than both.
+
+    It scans the input, though that is unchanged, and the next tick finds the new version current.
+    """
     first = run_old(settings)
     make(settings, redis_server, tmp_path)
     with redis_server.client as client:
@@ -296,7 +320,7 @@ def test_what_redis_shows_is_not_replaced_by_an_older_version(
 def test_a_confirmation_is_dated_by_redis_or_where_that_is_forbidden_by_the_worker(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """An ACL of an earlier release does not know TIME."""
+    """If the ACL of Redis forbids TIME, as one of an earlier release does, the worker dates its confirmation itself."""
     with redis_server.client as client:
         client.execute_command("ACL", "SETUSER", "old", "on", ">made-up", "~*", "&*", "+@all", "-time")
         try:
@@ -313,7 +337,10 @@ def test_a_confirmation_is_dated_by_redis_or_where_that_is_forbidden_by_the_work
 def test_the_version_of_the_files_expires_though_all_that_names_it_is_lost(
     settings: Settings, redis_server: RedisServer, forced: bool
 ) -> None:
-    """Its values would stay in the cache for ever."""
+    """The old version's values get an expiry though all keys that name that version are lost.
+
+    Otherwise they would stay in Redis for ever.
+    """
     old = version_of(run_old(settings))
     keys = Keys(settings.source)
     with redis_server.client as client:
@@ -323,14 +350,17 @@ def test_the_version_of_the_files_expires_though_all_that_names_it_is_lost(
         assert all(client.ttl(keys.payload(old, kind)) > 0 for kind in VERSION_KINDS)
 
 
-# ---- a run that began before what is newest now
+# ---- a run that began before the newest version was made
 
 
 @pytest.mark.parametrize("shares_files", [True, False], ids=["same files", "other files"])
 def test_a_run_that_began_without_redis_does_not_replace_what_came_meanwhile(
     own_settings: Settings, own_redis: RedisServer, tmp_path: Path, shares_files: bool
 ) -> None:
-    """Redis comes back amid its scan, and another run publishes a newer input: nothing of the older one is shown."""
+    """A run that began without Redis is refused if another run publishes a newer input before its end.
+
+    Redis returns during the scan. Nothing of the older input is shown, with the same output directory and with another.
+    """
     run_old(own_settings)  # Redis is not up yet
     files = files_of(local(own_settings.output_dir))
     overtaking = own_settings if shares_files else replace(own_settings, output_dir=tmp_path / "elsewhere")
@@ -357,7 +387,10 @@ def test_a_run_that_began_without_redis_does_not_replace_what_came_meanwhile(
 def test_a_redis_that_refuses_writes_does_not_stop_files_of_ones_own(
     settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """What it shows was there before the run began, however new it is beside these files."""
+    """If Redis refuses writes, a worker still writes the files of its own directory.
+
+    The version in Redis was there before the run began, however new it is beside these files.
+    """
     run_old(settings)
     elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
     with redis_server.client as client:
@@ -371,7 +404,7 @@ def test_a_redis_that_refuses_writes_does_not_stop_files_of_ones_own(
 
 
 def test_a_run_without_cache_leaves_redis_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """Not even a connection is made, in a run that writes, one that confirms and one that fails."""
+    """With `use_cache=False` not even a connection to Redis is made, by a run that writes, confirms or fails."""
     with redis_server.client as client:
         before = client.info("stats")["total_connections_received"]
 
@@ -389,7 +422,10 @@ def test_a_run_without_cache_leaves_redis_alone(settings: Settings, redis_server
 
 
 def test_a_second_run_for_a_source_is_skipped(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
-    """Another host, with a directory of its own, leaves a source alone while a run is on, whether by hand or not."""
+    """During a run, runs of the same source on another host with its own directory are skipped and write nothing.
+
+    That holds for a run by hand and for a forced tick.
+    """
     elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
     others: list[Report] = []
     write_json(settings.input, OLD)
@@ -408,7 +444,7 @@ def test_a_second_run_for_a_source_is_skipped(settings: Settings, redis_server: 
 
 
 def test_a_second_run_in_a_directory_is_skipped(settings_without_redis: Settings) -> None:
-    """Without Redis the directory itself is locked."""
+    """Without Redis the output directory itself is locked, so a second run there is skipped."""
     others: list[Report] = []
     write_json(settings_without_redis.input, OLD)
 
@@ -425,7 +461,10 @@ def test_a_second_run_in_a_directory_is_skipped(settings_without_redis: Settings
 def test_a_run_that_lost_its_lock_publishes_nothing(
     settings: Settings, redis_server: RedisServer, new_owner: str | None
 ) -> None:
-    """Files and Redis stay as they were, and a lock that another run holds is not released."""
+    """A run whose lock has expired, or is held by another run, is refused, and files and Redis stay unchanged.
+
+    The other run's lock is not released.
+    """
     run_old(settings)
     files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     lock = Keys(settings.source).lock
@@ -451,7 +490,10 @@ def test_a_run_that_lost_its_lock_publishes_nothing(
 
 
 def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Settings, redis_server: RedisServer) -> None:
-    """The pointer is flipped only from where the run started."""
+    """A run is refused if another version has been published since it began.
+
+    The pointer is changed only from the version from which the run started.
+    """
     run_old(settings)
     current = Keys(settings.source).current
     write_json(settings.input, NEW)
@@ -464,7 +506,10 @@ def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Setting
 
 
 def test_a_worker_that_was_killed_blocks_no_other_for_long(settings: Settings, redis_server: RedisServer) -> None:
-    """The kernel frees its directory at once, and its lock in Redis expires; then all goes on as if it had not been."""
+    """After a worker was killed, runs are skipped until its lock in Redis expires, within 10 s; then they succeed.
+
+    The kernel releases its lock on the directory at once.
+    """
     run_old(settings)
     files = files_of(local(settings.output_dir))
     write_json(settings.input, NEW)
@@ -481,13 +526,16 @@ def test_a_worker_that_was_killed_blocks_no_other_for_long(settings: Settings, r
     assert optimize(settings).reason == "already_running"
     with redis_server.client as client:
         assert 0 < client.pttl(Keys(settings.source).lock) <= 10_000
-        client.pexpire(Keys(settings.source).lock, 100)  # rather than wait so long
+        client.pexpire(Keys(settings.source).lock, 100)  # instead of waiting for 10 s
     assert run_when_free(settings).status == "success"
     assert symbols_shown(settings) == ["NVDA", "MSFT"]
 
 
 def test_a_stopped_run_that_has_lost_its_lock_does_not_hold_up_the_others(settings: Settings) -> None:
-    """It still holds the directory's lock, since its process lives; Redis knows better."""
+    """A lock on the directory alone, which a stopped process still holds, does not block runs with Redis.
+
+    Which run may work is decided by Redis; a run without Redis is skipped.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     with snapshot_store(settings.output_dir).lock() as is_free:
         assert is_free

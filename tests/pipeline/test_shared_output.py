@@ -1,4 +1,4 @@
-"""Workers whose output directories are not shared say so, and no others do."""
+"""Workers whose output directories are not shared are warned of that, and no other workers are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.s3_server import S3Server
 
 @pytest.fixture(autouse=True)
 def _new_process() -> Iterator[None]:
-    """A warning is logged once a process; let each test be one."""
+    """Forget the warnings that were logged, so that each test is like a process: a warning is logged once in each."""
     session._log_not_shared.cache_clear()
     yield
     session._log_not_shared.cache_clear()
@@ -31,7 +31,7 @@ def _new_process() -> Iterator[None]:
 
 @pytest.fixture
 def other(settings: Settings, tmp_path: Path) -> Settings:
-    """A worker of the same source whose output directory is another one."""
+    """Settings of a worker of the same source with another output directory."""
     return replace(settings, output_dir=tmp_path / "other")
 
 
@@ -41,7 +41,7 @@ def marker_of(settings: Settings) -> Path:
 
 
 def named(server: RedisServer, settings: Settings) -> str:
-    """The id that Redis names."""
+    """The id of the output directory that Redis names, empty for none."""
     with server.client as client:
         value = client.get(Keys(settings.source).output)
     return value.decode() if isinstance(value, bytes) else ""
@@ -50,7 +50,7 @@ def named(server: RedisServer, settings: Settings) -> str:
 def test_the_first_run_gives_the_directory_an_id_that_redis_names(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """It expires, and each run renews it."""
+    """The first run gives the directory an id, which Redis names; the key expires, and each run renews it."""
     assert run_old(settings).warning is None
     output_id = marker_of(settings).read_text()
     with redis_server.client as client:
@@ -65,7 +65,10 @@ def test_the_first_run_gives_the_directory_an_id_that_redis_names(
 def test_a_worker_with_another_directory_is_noticed(
     settings: Settings, other: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In its reports until it is mended, and once in its log; the run itself is as it would be."""
+    """Once a worker uses another directory, the worker with the old one warns in each report and once in its log.
+
+    The run itself is otherwise as usual.
+    """
     run_old(settings)
     second, third, fourth, fifth = [optimize(one) for one in (other, settings, settings, other)]
 
@@ -80,7 +83,7 @@ def test_a_worker_with_another_directory_is_noticed(
 
 
 def test_it_is_over_when_the_others_are_gone(settings: Settings, other: Settings, redis_server: RedisServer) -> None:
-    """What Redis names expires when no run writes there any more."""
+    """The warning ends when the id in Redis expires, as it does when no run writes to the other directory any more."""
     run_old(settings)
     optimize(other)
     assert optimize(settings).warning is not None
@@ -97,7 +100,7 @@ def all_is_well(*reports: Report) -> bool:
 
 
 def test_a_redis_that_lost_its_data_is_no_reason(settings: Settings, redis_server: RedisServer) -> None:
-    """The next run names the directory again."""
+    """No run warns after Redis has lost its data; the next run names the directory there again."""
     run_old(settings)
     with redis_server.client as client:
         client.flushall()
@@ -109,7 +112,7 @@ def test_a_redis_that_lost_its_data_is_no_reason(settings: Settings, redis_serve
 def test_directories_that_are_not_shared_are_noticed_after_redis_lost_its_data(
     settings: Settings, other: Settings, redis_server: RedisServer
 ) -> None:
-    """The first run names its own, the other warns."""
+    """After Redis has lost its data, the first run names its own directory, and the worker with the other one warns."""
     run_old(settings)
     optimize(other)
     with redis_server.client as client:
@@ -120,7 +123,10 @@ def test_directories_that_are_not_shared_are_noticed_after_redis_lost_its_data(
 
 
 def test_a_directory_that_was_deleted_is_no_reason(settings: Settings, redis_server: RedisServer) -> None:
-    """It is new, and other workers that share it see its new id."""
+    """No run warns after the directory was deleted: it is new and gets a new id.
+
+    Other workers that share the directory see its new id.
+    """
     run_old(settings)
     before = named(redis_server, settings)
     shutil.rmtree(local(settings.output_dir))
@@ -132,7 +138,7 @@ def test_a_directory_that_was_deleted_is_no_reason(settings: Settings, redis_ser
 def test_a_directory_that_was_moved_or_replaced_by_a_new_one_is_no_reason(
     settings: Settings, other: Settings, redis_server: RedisServer
 ) -> None:
-    """A move takes the marker along; a new setting has a new directory."""
+    """No run warns after the directory was moved, which takes the marker along, or after a setting names a new one."""
     run_old(settings)
     local(settings.output_dir).rename(local(other.output_dir))
     assert all_is_well(optimize(other))
@@ -143,7 +149,10 @@ def test_a_directory_that_was_moved_or_replaced_by_a_new_one_is_no_reason(
 
 
 def test_runs_without_redis_are_no_reason(settings: Settings, other: Settings, redis_server: RedisServer) -> None:
-    """Whether without a cache, or while Redis is away: they give no id, and the next run with it does."""
+    """Runs without a cache, or while Redis is away, do not warn and give the directory no id.
+
+    The next run with Redis gives it one.
+    """
     write_json(settings.input, OLD)
     away = replace(settings, redis_url="redis://127.0.0.1:1/0")
     assert all_is_well(optimize(settings, use_cache=False), optimize(away))
@@ -157,7 +166,10 @@ def test_runs_without_redis_are_no_reason(settings: Settings, other: Settings, r
 def test_a_run_that_died_between_redis_and_the_marker_is_no_reason(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Redis names an id that no directory has; the directory gets another."""
+    """No run warns if Redis names an id that no directory has, as after a run that died between Redis and the marker.
+
+    The directory gets another id.
+    """
     run_old(settings)
     with redis_server.client as client:
         client.set(Keys(settings.source).output, "0" * 32, px=60_000)
@@ -170,7 +182,10 @@ def test_a_run_that_died_between_redis_and_the_marker_is_no_reason(
 def test_a_marker_that_is_seen_late_is_no_reason(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As over NFS: a look finds none, and creating it fails because there is one; Redis names that one."""
+    """No run warns if a marker is seen late, as over NFS.
+
+    The first read finds none, and creating it fails because there is one; Redis then names its id.
+    """
     run_old(settings)
     before = marker_of(settings).read_text()
     real, looks = Marker.read, iter([""])
@@ -182,7 +197,7 @@ def test_a_marker_that_is_seen_late_is_no_reason(
 
 @pytest.mark.parametrize("what", ["nothing", "half", "a directory", "a link", "a pipe"])
 def test_a_marker_that_cannot_be_used_is_no_reason(settings: Settings, redis_server: RedisServer, what: str) -> None:
-    """It is replaced where that is possible, and no run fails over it."""
+    """A marker that cannot be used is replaced where that is possible, and no run warns or fails because of it."""
     run_old(settings)
     marker = marker_of(settings)
     marker.unlink()
@@ -202,7 +217,7 @@ def test_a_marker_that_cannot_be_used_is_no_reason(settings: Settings, redis_ser
 
 
 def test_a_damaged_key_is_no_reason(settings: Settings, redis_server: RedisServer) -> None:
-    """A key of another type, or one that never expires, is mended."""
+    """A key of the id that has another type, or never expires, is repaired without a warning."""
     run_old(settings)
     with redis_server.client as client:
         client.delete(Keys(settings.source).output)
@@ -216,7 +231,7 @@ def test_a_damaged_key_is_no_reason(settings: Settings, redis_server: RedisServe
 
 @pytest.mark.slow
 def test_an_object_store_needs_no_marker(settings: Settings, redis_server: RedisServer, s3: S3Server) -> None:
-    """All workers write to the same URL."""
+    """An object store gets no marker and no id in Redis, since all workers write to the same URL."""
     stored = replace(settings, output_dir=s3.bucket / "marked")
     write_json(stored.input, OLD)
 

@@ -1,4 +1,4 @@
-"""Updates from their acceptance to what readers see, over a real Redis."""
+"""Updates from the call that accepts them until readers see them, over a real Redis."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.sources import by_the_fleet
 
-# The time of a file is of the kernel's last tick, up to 10 ms ago: a file that is to be newer is written later.
+# A file's time is the kernel's last tick, up to 10 ms ago: a file that has to be newer is written this much later.
 KERNEL_TICK_S: Final = 0.02
 
 
@@ -64,7 +64,7 @@ def a(symbol: str, confidence: float = 0.95, **fields: Any) -> Record:
 
 
 def applied(settings: Settings, *records: Record, removed: tuple[str, ...] = ()) -> Report:
-    """Publish updates and apply them."""
+    """Queue updates as one entry and drain the queue; return the drain's report."""
     enqueue(settings, records, removed)
     report = apply_updates(settings)
     assert report is not None
@@ -90,7 +90,10 @@ def runs(settings: Settings, server: RedisServer) -> list[Report]:
 
 
 def test_readers_see_an_update_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
-    """In predictions, lookups, ranking and changes, under a version of its own; what did not change keeps its ETag."""
+    """Readers see an update without a scan, in predictions, lookups, ranking and changes, under a version of its own.
+
+    Bots have not changed, so they keep their ETag.
+    """
     first = version_of(run_old(settings))
     with closing(SnapshotReader.from_settings(settings)) as reader:
         bots = reader.bots().etag
@@ -111,11 +114,14 @@ def test_readers_see_an_update_without_a_scan(settings: Settings, redis_server: 
         [change] = reader.changes(first).changes
         assert change.predictions
         assert change.predictions.removed == ["MSFT"]
-    assert runs(settings, redis_server)[0].updated is None  # four a second would push out a day
+    assert runs(settings, redis_server)[0].updated is None  # no report of the drain: four a second would push out a day
 
 
 def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: RedisServer) -> None:
-    """Without a scan, once; with the updates in force, which come back when Redis is emptied."""
+    """The next run writes a version of updates to the files, without a scan and only once.
+
+    The files contain the updates in force, so these come back when Redis is emptied.
+    """
     run_old(settings)
     report = applied(settings, a("NVDA"), removed=("MSFT",))
     assert symbols_shown(settings) == ["MSFT", "AAPL"]
@@ -139,7 +145,10 @@ def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: Re
 def test_readers_go_on_when_redis_has_forgotten_what_they_have_seen(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """The files had not caught up: they are published above what readers hold, which would find no record else."""
+    """If Redis is emptied before the files have caught up, the files are published above the version that readers hold.
+
+    Under an older version those readers would find no record. An update that the files lacked is lost.
+    """
     run_old(settings)
     applied(settings, a("NVDA"))
     optimize(settings)
@@ -158,7 +167,7 @@ def test_readers_go_on_when_redis_has_forgotten_what_they_have_seen(
 
 
 def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServer) -> None:
-    """The scan goes on from the version that they have made, and does not undo them."""
+    """Updates that are applied during a scan hold: the scan continues from their version and does not undo them."""
     run_old(settings)
     write_json(settings.input, NEW)
     report = optimize(settings, progress=once(lambda: applied(settings, a("ZETA"), removed=("NVDA",))))
@@ -171,7 +180,7 @@ def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServe
 def test_updates_while_a_run_encodes_hold(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also they do not wait for that: what was staged is made anew, and nothing of it is left."""
+    """Updates while a run encodes its version do not wait for that, and hold: the run stages its version again."""
     run_old(settings)
     write_json(settings.input, NEW)
     stage, staged = VersionWriter.stage, []
@@ -194,7 +203,10 @@ def test_updates_while_a_run_encodes_hold(
 def test_an_update_that_is_dropped_while_a_run_encodes_does_not_stop_the_run(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No version was made of it, but the queue has moved on."""
+    """A run still publishes if a guard drops an update while the run encodes, and the update is not in its version.
+
+    No version was made of the update, but the queue has changed, so the run stages its version again.
+    """
     settings = replace(settings, guard="tests.pipeline.test_updates:refuse_bad")
     run_old(settings)
     write_json(settings.input, NEW)
@@ -218,7 +230,10 @@ def test_an_update_that_is_dropped_while_a_run_encodes_does_not_stop_the_run(
 def test_updates_during_a_scan_by_the_fleet_hold(
     parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The merge finds a newer version of the same scan, and goes on from that."""
+    """Updates that are applied during a distributed scan hold.
+
+    The merge finds a newer version of the same scan, and continues from that.
+    """
     optimize(parted)
     write_json(local(parted.input).parent / "b.json", {"MSFT": a_record(confidence=0.8)})
     merge = optimizer.pipeline.distributed.merge_parts
@@ -233,7 +248,10 @@ def test_updates_during_a_scan_by_the_fleet_hold(
 
 
 def test_a_part_answers_for_its_own_symbols(parted: Settings, redis_server: RedisServer) -> None:
-    """An update holds though another part is newer; for a symbol that no part has, the newest part answers."""
+    """A part that is written later supersedes the updates in force of its own symbols only.
+
+    An update of another part's symbol holds. For a symbol that no part has, the time of the newest part decides.
+    """
     directory = local(parted.input).parent
     optimize(parted)
     applied(parted, a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3))
@@ -248,7 +266,10 @@ def test_a_part_answers_for_its_own_symbols(parted: Settings, redis_server: Redi
 
 
 def test_an_index_that_is_full_loses_its_worst(settings: Settings, redis_server: RedisServer) -> None:
-    """Of equals the last symbols; what is left out holds for the next scan, and a removal makes no place for it."""
+    """A full index loses its worst records, of equal ones the last symbols.
+
+    An update that is left out holds for the next scan, which may show it; a removal before that makes no place for it.
+    """
     settings = replace(settings, index_symbols_limit=3, top_symbols_limit=2)
     write_json(settings.input, {name: a_record(confidence=0.6) for name in "BDF"})
     optimize(settings)
@@ -263,7 +284,10 @@ def test_an_index_that_is_full_loses_its_worst(settings: Settings, redis_server:
 
 
 def test_what_is_too_much_is_refused_whole(settings: Settings, redis_server: RedisServer) -> None:
-    """In one call, in the queue, and of symbols that are held; each message names its limit."""
+    """A call that exceeds a limit is refused as a whole, and the error names the limit.
+
+    There is a limit for one call, for the queue, and for symbols whose updates are held.
+    """
     settings = replace(
         settings, index_symbols_limit=4, top_symbols_limit=4, update_records_limit=6, update_queue_limit=9
     )
@@ -284,7 +308,10 @@ def test_what_is_too_much_is_refused_whole(settings: Settings, redis_server: Red
 
 
 def test_one_drain_is_sent_at_a_time(settings: Settings) -> None:
-    """Until it has ended, with an empty queue; then the next call has to send one again."""
+    """Once a call has to send a drain, no further call has to until that drain has ended with an empty queue.
+
+    The next call has to send one again.
+    """
     run_old(settings)
     first, second = enqueue(settings, [a("A")], []), enqueue(settings, [a("B")], [])
     assert (first.must_drain, second.must_drain) == (True, False)
@@ -297,7 +324,10 @@ def test_one_drain_is_sent_at_a_time(settings: Settings) -> None:
 def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It applies what waits once more; a call that is accepted after that sends a drain."""
+    """A drain at its time limit applies the waiting updates once more and ends.
+
+    A call that is accepted after that sends another drain.
+    """
     monkeypatch.setattr(optimizer.pipeline.drain, "DRAIN_S", 0.0)
     run_old(settings)
     enqueue(settings, [a("A")], [])
@@ -316,7 +346,10 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
 
 
 def test_an_update_is_newer_than_a_file_of_the_same_millisecond(settings: Settings, redis_server: RedisServer) -> None:
-    """Files have times in nanoseconds, updates in milliseconds."""
+    """The time of an update is not before the moment of its call, so the update is newer than a file written before it.
+
+    Files have times in nanoseconds, updates in milliseconds.
+    """
     run_old(settings)
     with redis_server.client as client, closing(CacheClient(settings.redis_url, settings.source, 30)) as cache:
         for _ in range(10):
@@ -328,7 +361,10 @@ def test_an_update_is_newer_than_a_file_of_the_same_millisecond(settings: Settin
 def test_a_run_applies_what_waits(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From before there was a version, and where the drain was lost; it warns where no worker seems to take them."""
+    """A run applies waiting updates: from before the first version, and after a lost drain.
+
+    It warns that no worker seems to take their queue if they have waited for long, except for the first version.
+    """
     write_json(settings.input, OLD)
     enqueue(settings, [a("NVDA")], [])
     report = apply_updates(settings)
@@ -339,7 +375,7 @@ def test_a_run_applies_what_waits(
     enqueue(settings, [a("ZETA", 0.99)], [])
     optimize(settings)
     assert shown(settings, redis_server)[0] == "ZETA"
-    assert "updates have waited" not in caplog.text  # not for long, or for the first version
+    assert "updates have waited" not in caplog.text  # they had waited for a short time, or for the first version
 
     monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
     enqueue(settings, [a("ZETA", 0.98)], [])
@@ -349,7 +385,10 @@ def test_a_run_applies_what_waits(
 
 
 def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, redis_server: RedisServer) -> None:
-    """As where no worker was there: what waits must not undo the scan; a record with a newer timestamp still does."""
+    """The scan of a file that was written after waiting updates supersedes them, for they must not undo the scan.
+
+    Updates wait so long if no worker is running. A record with a newer timestamp is still applied.
+    """
     run_old(settings)
     newer = a("MSFT", 0.97, timestamp="2027-01-01")
     first = enqueue(settings, [a("NVDA", 0.3), a("GONE"), newer], ["AAPL"])
@@ -369,7 +408,10 @@ def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, re
 def test_a_file_that_is_not_scanned_again_answers_what_waits(
     settings: Settings, redis_server: RedisServer, *, use_cache: bool
 ) -> None:
-    """Its content is equal, or a run without Redis has scanned it."""
+    """A file written after waiting updates supersedes them also if this run does not scan it.
+
+    Its content is equal, or a run without Redis has scanned it.
+    """
     run_old(settings)
     enqueue(settings, [], ["MSFT"])
     time.sleep(KERNEL_TICK_S)
@@ -379,7 +421,10 @@ def test_a_file_that_is_not_scanned_again_answers_what_waits(
 
 
 def test_a_part_answers_what_waits_for_its_own_symbols(parted: Settings, redis_server: RedisServer) -> None:
-    """And for one that no part has the newest part."""
+    """A part that is written later supersedes the waiting updates of its own symbols only.
+
+    For a symbol that no part has, the time of the newest part decides.
+    """
     optimize(parted)
     enqueue(parted, [a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3)], [])
     time.sleep(KERNEL_TICK_S)
@@ -389,7 +434,10 @@ def test_a_part_answers_what_waits_for_its_own_symbols(parted: Settings, redis_s
 
 
 def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
-    """The version that shows it; or why none does, and that Redis has lost it."""
+    """`wait_applied` returns the version that shows an update.
+
+    Its errors say why no version shows it yet, or that Redis has lost the update.
+    """
     entry = enqueue(settings, [a("NVDA")], [])
     with pytest.raises(UpdatesPending, match="no version yet"):
         wait_applied(settings, entry.sequence, 0)
@@ -415,7 +463,10 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
 def test_a_pinned_version_keeps_updates_waiting(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A rollback shows the old set as it was; the first run after the pin takes over what holds and waits."""
+    """While a version is pinned, updates wait, and the rollback shows the old set unchanged.
+
+    The first run after `unpin` applies the updates that hold and those that wait.
+    """
     old = version_of(run_old(settings))
     applied(settings, a("NVDA"), removed=("MSFT",))
     optimize(settings)
@@ -433,18 +484,21 @@ def test_a_pinned_version_keeps_updates_waiting(
 
     monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
     unpin(settings)
-    assert "updates have waited" not in caplog.text  # what they waited for was no worker
+    assert "updates have waited" not in caplog.text  # they did not wait for a worker
     assert optimize(settings).status == "success"
     assert shown(settings, redis_server) == ["ZETA", "NVDA", "AAPL"]
 
 
 def refuse_bad(version: Any, _before: Any) -> str | None:
-    """A guard that knows one bad symbol."""
+    """A guard that refuses a version with the symbol BAD."""
     return "BAD is shown" if any(record.symbol == "BAD" for record in version.predictions.predictions) else None
 
 
 def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_server: RedisServer) -> None:
-    """And no other, though they wait together; each is named in a failed report, and what waits for it is told."""
+    """A guard drops the entries that it refuses, and no entry that waits together with them.
+
+    Each dropped one is named in a failed report, and a caller that waits for it gets `GuardRefused`.
+    """
     settings = replace(settings, guard="tests.pipeline.test_updates:refuse_bad")
     run_old(settings)
     names = ["A", "BAD", "B", "C", "BAD", "D"]
@@ -470,12 +524,15 @@ def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_ser
 
 
 def refuse_all(_version: Any, _before: Any) -> str:
-    """A guard that is out of order."""
+    """A guard that fails for each version."""
     raise RuntimeError("out of order")
 
 
 def test_a_guard_that_fails_drops_nothing(settings: Settings, redis_server: RedisServer) -> None:
-    """It refuses what is shown as well, which says nothing of an update."""
+    """If a guard also refuses the current version, no update is dropped, and all of them wait.
+
+    Such a refusal says nothing about an update.
+    """
     run_old(settings)
     enqueue(settings, [a("A")], [])
     enqueue(settings, [a("B")], [])
@@ -490,7 +547,10 @@ def test_a_guard_that_fails_drops_nothing(settings: Settings, redis_server: Redi
 
 
 def test_a_lower_limit_drops_no_update(settings: Settings, redis_server: RedisServer) -> None:
-    """The limit removes records, not the update that comes before the next scan."""
+    """An update is applied although a lower index limit now removes more records than `max_drop_percent` allows.
+
+    The limit removes them, not the update, which comes before the next scan.
+    """
     run_old(settings)
     lower = replace(settings, index_symbols_limit=1, top_symbols_limit=1, max_drop_percent=10)
     assert applied(lower, a("A")).status == "success"
@@ -498,7 +558,10 @@ def test_a_lower_limit_drops_no_update(settings: Settings, redis_server: RedisSe
 
 
 def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> None:
-    """They never empty the index, and remove no more of it at once than a drop may be."""
+    """Updates that would empty the index fail, and so do updates that remove a larger share than `max_drop_percent`.
+
+    A share of exactly the limit may be removed.
+    """
     run_old(settings)
     report = applied(settings, removed=("AAPL", "MSFT"))
     assert (report.status, report.error) == ("failed", "NoRecords")
@@ -510,7 +573,7 @@ def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> 
 
 
 def test_a_drain_and_the_end_of_a_run_wait_for_each_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For so long; then the drain gives up, and what waits stays."""
+    """A drain waits while a run holds `publishing`, up to a limit; then it is refused, and its updates stay queued."""
     monkeypatch.setattr(optimizer.pipeline.drain, "PUBLISHING_WAIT_S", 0.01)
     run_old(settings)
     enqueue(settings, [a("NVDA")], [])
@@ -526,7 +589,10 @@ def test_a_drain_and_the_end_of_a_run_wait_for_each_other(settings: Settings, mo
 def test_a_drain_that_was_overtaken_begins_anew(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its flip is refused after a scan has published meanwhile, and its updates are applied to that version."""
+    """If a scan publishes during a drain, the drain's flip is refused, and the drain starts again.
+
+    Its updates are applied to the version of the scan.
+    """
     run_old(settings)
     write_json(settings.input, NEW)
     enqueue(settings, [a("ZETA")], [])
@@ -535,9 +601,9 @@ def test_a_drain_that_was_overtaken_begins_anew(
 
     def publish_later(self: Any, *arguments: Any, **options: Any) -> None:
         if not statuses:
-            statuses.append("begun")  # the run drains the queue too
+            statuses.append("begun")  # only once, for the run drains the queue too
             with redis_server.client as client:
-                client.delete(Keys(settings.source).publishing)  # paused for longer than it lives
+                client.delete(Keys(settings.source).publishing)  # as if this drain had paused until it expired
             statuses.append(optimize(settings).status)
         publish(self, *arguments, **options)
 
@@ -552,7 +618,10 @@ def test_a_drain_that_was_overtaken_begins_anew(
 def test_a_drain_whose_seal_is_lost_begins_anew(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failover may leave what an earlier attempt has staged: it is not shown, and the updates are applied once."""
+    """A drain that finds the seal of an earlier attempt starts again, and its updates are applied once.
+
+    A failover may leave values that an earlier attempt has staged; they are not shown.
+    """
     run_old(settings)
     enqueue(settings, [a("ZETA")], [])
     publish = UpdateWriter.publish
@@ -576,7 +645,10 @@ def test_a_drain_whose_seal_is_lost_begins_anew(
 
 
 def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, redis_server: RedisServer) -> None:
-    """After a run that did not reach Redis its version is older: an update of it would be newer than the files."""
+    """After a run that did not reach Redis, updates wait until the next run has published its version there.
+
+    A version made of the older one in Redis and an update would be newer than the files.
+    """
     run_old(settings)
     write_json(settings.input, NEW)
     optimize(settings, use_cache=False)
@@ -586,7 +658,10 @@ def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, re
 
 
 def test_the_files_of_a_run_that_was_killed_are_not_overtaken(settings: Settings, redis_server: RedisServer) -> None:
-    """A drain that waits until the run's `publishing` has expired reads the files after that, not before."""
+    """A drain that waited for the `publishing` of a killed run applies nothing if that run has written newer files.
+
+    It reads the files after `publishing` has expired, not before.
+    """
     run_old(settings)
     write_json(settings.input, NEW)
     enqueue(settings, [a("ZETA")], [])
@@ -595,7 +670,7 @@ def test_the_files_of_a_run_that_was_killed_are_not_overtaken(settings: Settings
             assert lock.held
             drain = pool.submit(apply_updates, settings)
             wait_until(lambda: redis_server.client.exists(cache.keys.draining), what="the drain to wait")
-            optimize(settings, use_cache=False)  # all that the run has done
+            optimize(settings, use_cache=False)  # all that the killed run has done
         report = drain.result()
     assert report is not None
     assert (report.status, report.reason) == ("skipped", "no_version")
@@ -604,7 +679,10 @@ def test_the_files_of_a_run_that_was_killed_are_not_overtaken(settings: Settings
 def test_drains_do_not_pile_up_while_a_run_publishes(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that waits says so to those who publish, for as long as it waits."""
+    """While a drain waits for a run that publishes, no further call has to send a drain.
+
+    The waiting drain keeps its flag in Redis alive for as long as it waits.
+    """
     monkeypatch.setattr(optimizer.pipeline.drain, "LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(optimizer.cache.update_queue, "DRAINING_TTL_S", 0.2)
     run_old(settings)
@@ -619,7 +697,7 @@ def test_drains_do_not_pile_up_while_a_run_publishes(
 
 
 def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_server: RedisServer) -> None:
-    """Updates wait until a run has mended it."""
+    """If the current version lacks a value in Redis, a drain fails, and updates wait until a run has repaired it."""
     version = version_of(run_old(settings))
     keys = Keys(settings.source)
     enqueue(settings, [a("ZETA")], [])
@@ -633,7 +711,7 @@ def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_serv
 
 
 def test_what_is_damaged_does_not_stop_the_queue(settings: Settings, redis_server: RedisServer) -> None:
-    """An entry, an update in force, a record, a number: each is passed over, and what comes after it is applied."""
+    """A damaged entry, update in force, record or number is passed over, and what comes after it is applied."""
     version = version_of(run_old(settings))
     keys = Keys(settings.source)
     applied(settings, a("ZETA"))
@@ -655,7 +733,7 @@ def test_what_is_damaged_does_not_stop_the_queue(settings: Settings, redis_serve
 
 
 def test_an_update_that_is_damaged_comes_back_from_the_files(settings: Settings, redis_server: RedisServer) -> None:
-    """A scan takes what Redis cannot read from there, and writes it anew."""
+    """If an update in force is damaged in Redis, a scan takes it from the files and writes it again."""
     run_old(settings)
     applied(settings, a("ZETA"))
     optimize(settings)
@@ -666,7 +744,10 @@ def test_an_update_that_is_damaged_comes_back_from_the_files(settings: Settings,
 
 
 def test_a_record_that_is_damaged_makes_a_run_scan(settings: Settings, redis_server: RedisServer) -> None:
-    """The files cannot catch up with a version that Redis has not whole."""
+    """If a record of a version of updates is damaged in Redis, the next run scans.
+
+    The files cannot catch up with a version that is not whole in Redis.
+    """
     run_old(settings)
     report = applied(settings, a("ZETA"))
     keys = Keys(settings.source)
@@ -681,7 +762,7 @@ def test_a_record_that_is_damaged_makes_a_run_scan(settings: Settings, redis_ser
 def test_a_call_that_is_sent_again_is_accepted_once(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py repeats a command whose reply was lost."""
+    """A call whose command redis-py repeats, because its reply was lost, is accepted once."""
     monkeypatch.setattr("optimizer.cache.update_queue.secrets.token_hex", lambda _: "the token of one call")
     first, second = enqueue(settings, [a("A")], []), enqueue(settings, [a("A")], [])
     assert first.sequence == second.sequence
@@ -691,7 +772,7 @@ def test_a_call_that_is_sent_again_is_accepted_once(
 
 
 def test_without_redis_nothing_is_taken(settings: Settings, own_redis: RedisServer) -> None:
-    """An update needs Redis."""
+    """Without Redis an update is not accepted, and a drain fails."""
     settings = replace(settings, redis_url=own_redis.url)
     for call in (lambda: enqueue(settings, [a("A")], []), lambda: apply_updates(settings)):
         with pytest.raises(CacheUnavailable):
@@ -708,7 +789,10 @@ def test_a_tick_that_an_update_overtakes_sees_no_damage(
     caplog: pytest.LogCaptureFixture,
     asked: tuple[ModuleType, str],
 ) -> None:
-    """The version that it looks at expires, since there is a newer one: it neither scans nor publishes again."""
+    """A tick during which an update makes a new version neither scans nor publishes again, and logs no damage.
+
+    The version that the tick compares expires, since there is a newer one.
+    """
     run_old(settings)
     module, check = asked
     first = ["ETA"] if check == "is_intact" else []  # in a version that the files do not have yet
@@ -729,7 +813,7 @@ def test_a_tick_that_an_update_overtakes_sees_no_damage(
 
 
 def test_calls_drains_and_ticks_keep_one_connection(settings: Settings, redis_server: RedisServer) -> None:
-    """To connect takes as long as they do."""
+    """Calls, drains and ticks keep one connection to Redis, since connecting takes as long as they do."""
     run_old(settings)
     applied(settings, a("ETA"))
     with redis_server.client as client:
@@ -740,7 +824,7 @@ def test_calls_drains_and_ticks_keep_one_connection(settings: Settings, redis_se
 
 
 def test_an_old_version_of_updates_goes_soon(settings: Settings, redis_server: RedisServer) -> None:
-    """Many are made, each with an index."""
+    """The values of a version that updates replace expire within 5 s: many versions are made, each with an index."""
     version = version_of(run_old(settings))
     second = version_of(applied(settings, a("ZETA")))
     third = version_of(applied(settings, a("ETA")))
@@ -754,7 +838,10 @@ def test_an_old_version_of_updates_goes_soon(settings: Settings, redis_server: R
 
 @pytest.mark.slow
 def test_a_thousand_updates_a_second_are_merged(settings: Settings, redis_server: RedisServer) -> None:
-    """Into a few versions a second, and nothing is lost, while scans publish too."""
+    """A thousand updates in quick succession are merged into about four versions a second, while scans publish too.
+
+    No update is lost.
+    """
     settings = replace(settings, interval_s=0.2)
     run_old(settings)
     drains, sequences = [], []
@@ -780,7 +867,7 @@ def test_a_thousand_updates_a_second_are_merged(settings: Settings, redis_server
     seconds = time.monotonic() - began_s
 
     versions = sum(report.updated.versions for report in drains if report and report.updated)
-    assert versions <= 4 + 4.5 * seconds + 4  # the runs' own drains are paced by the same time
+    assert versions <= 4 + 4.5 * seconds + 4  # drains by the runs share this limit
     with redis_server.client as client:
         keys = Keys(settings.source)
         held = cast("dict[bytes, bytes]", client.hgetall(keys.updates))

@@ -1,6 +1,6 @@
-"""A drain, and the files that follow it, killed before each of its steps: real processes, files and Redis.
+"""Drains, and the writing of the files after them, killed before their steps: real processes, files and Redis.
 
-A step is a file or directory that is made, opened for writing, renamed, linked or removed, or a command to Redis.
+A step makes a file or directory, opens it for writing, renames, links or removes it, or sends a command to Redis.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, no_scan, run_old
 from tests.support.redis_servers import RedisServer
 
-# For each number of a step that it reads, forks a child that drains the queue and lets the files follow, and kills
-# itself before that step; says whether it did.
+# For each step number that it reads, forks a child that drains the queue, writes the files, and kills itself before
+# that step; prints how the child ended.
 DIES_AT = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ die_at_steps(lambda _: optimizer.pipeline.drain.apply_updates(settings))
 """
 
 
-# Each fourth step, from one that `--chaos-seed` chooses: all of them take some 20 s.
+# Every fourth step is tried, from one that `--chaos-seed` chooses: all of them take some 20 s.
 STRIDE = 4
 
 
@@ -49,7 +49,10 @@ def shown_by(settings: Settings) -> tuple[int, set[str]]:
 def test_killed_before_any_step_nothing_is_lost(
     settings: Settings, redis_server: RedisServer, rng: random.Random
 ) -> None:
-    """Each entry waits or is shown, with a version that only rises; the next tick brings files and Redis together."""
+    """If a drain is killed before any of its steps, its entry still waits or is shown, by a version that only rises.
+
+    The next tick makes files and Redis equal.
+    """
     run_old(settings)
     keys = Keys(settings.source)
     arguments = [str(each) for each in (settings.input, settings.output_dir, settings.redis_url)]
@@ -81,10 +84,10 @@ def test_killed_before_any_step_nothing_is_lost(
             assert in_files <= written <= version
             outcomes.add((waits, version > in_files, written > in_files))
             assert all(client.ttl(name) > 0 for name in client.keys("*:staged:*"))
-            client.delete(keys.lock, keys.publishing, keys.draining)  # rather than wait until they expire
+            client.delete(keys.lock, keys.publishing, keys.draining)  # as if they had expired
             assert optimize(settings, progress=no_scan).status == "unchanged"
             if waits:
-                optimize(settings, progress=no_scan)  # after the drain of what was waiting
+                optimize(settings, progress=no_scan)  # the first run has drained the queue; the files follow
             assert client.llen(keys.queue) == 0
             assert_redis_holds_the_files(redis_server, settings)
             assert_tidy(settings)

@@ -1,7 +1,7 @@
-"""The law of updates: any interleaving of updates, drains, scans and faults gives what a simple model gives.
+"""Updates against a model: any interleaving of updates, drains, scans and faults gives what a simple model gives.
 
-A state machine of real drains and runs over a real Redis. A process that is killed is one whose connection breaks
-before a command, for good; what it had locked is freed as by its expiry.
+A state machine of real drains and runs over a real Redis. A killed process is one whose connection to Redis fails
+before a command and from then on; its locks are deleted as if they had expired.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ steps = st.integers(1, 40)
 
 
 class Killed(BaseException):
-    """The process is dead."""
+    """Raised by each command to Redis once the process counts as killed."""
 
 
 @dataclass
 class State:
-    """What the model knows of one place: what it shows, and the updates in force, each with its time."""
+    """The model's state of Redis or of the files: the records shown, and the updates in force, each with its time."""
 
     shown: dict[str, Record] = field(default_factory=dict)
     held: dict[str, tuple[float, Record | None]] = field(default_factory=dict)
 
     def copy(self) -> State:
-        """Another one with the same content."""
+        """Return another state with the same content."""
         return State(dict(self.shown), dict(self.held))
 
     def trim(self) -> None:
-        """Keep the best."""
+        """Keep the best `INDEX_LIMIT` records."""
         best = sorted(self.shown.values(), key=lambda record: (-record.confidence, record.symbol))[:INDEX_LIMIT]
         self.shown = {record.symbol: record for record in best}
 
 
 def seconds(record: Record | None) -> float | None:
-    """The time of a record, by the table of the few that the test has."""
+    """The time of a record in seconds, by a table of the few texts that the test has."""
     timestamp = None if record is None else record.timestamp
     if isinstance(timestamp, str):
         return {"1970-01-01T00:00:02Z": 2.0}.get(timestamp)
@@ -91,7 +91,10 @@ def seconds(record: Record | None) -> float | None:
 
 @contextmanager
 def killed_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let each command of this thread to Redis from this one on fail for good; a reader of another test may be on."""
+    """Let this thread's commands to Redis fail, from the one with this number on.
+
+    Other threads are left alone: a reader of another test may be running.
+    """
     left, killed = step, threading.get_ident()
     sent = redis.connection.AbstractConnection.send_packed_command
 
@@ -136,7 +139,7 @@ class Updates(RuleBasedStateMachine):
         self._moments = [time.time() - 1000]
         self._content: dict[str, Record] = {}
         self._modified_s = 0.0
-        # The number of the input, and of those of which the files and Redis have a scan.
+        # The numbers of the input, and of the inputs whose scans the files and Redis have.
         self._input = self._input_of_files = self._input_of_redis = 0
         self._redis, self._files = State(), State()
         self._are_files_newer = False  # a run without Redis has written them
@@ -145,7 +148,7 @@ class Updates(RuleBasedStateMachine):
     # ---- the model
 
     def scan(self, *held: dict[str, tuple[float, Record | None]]) -> State:
-        """What a scan of the input gives over the updates in force."""
+        """The state after a scan of the input, to which the updates in force are applied."""
         merged: dict[str, tuple[float, Record | None]] = {}
         for each in held:
             for symbol, update in each.items():
@@ -164,14 +167,14 @@ class Updates(RuleBasedStateMachine):
         return state
 
     def outlasts(self, at_s: float, record: Record | None, scanned: Record | None) -> bool:
-        """Whether an update stays though the input was scanned, which has this record."""
+        """Whether an update holds after a scan of the input, in which its symbol has this record."""
         ours, theirs = seconds(record), seconds(scanned)
         if ours is not None and theirs is not None and ours != theirs:
             return ours > theirs
         return at_s >= self._modified_s
 
     def scan_over_queue(self, *held: dict[str, tuple[float, Record | None]]) -> State:
-        """The same in Redis, where the input answers what waits as well: applied later, it would undo the scan."""
+        """The state of Redis after a scan, which also supersedes waiting updates: applied later, they would undo it."""
         scanned = self.scan().shown
         self._queue = [
             (
@@ -188,7 +191,7 @@ class Updates(RuleBasedStateMachine):
         return self.scan(*held)
 
     def drain_model(self) -> None:
-        """Apply what waits, as one version."""
+        """Apply the waiting updates as one version."""
         state = self._redis
         for at_s, changed, removed in self._queue:
             for record in changed:
@@ -206,7 +209,7 @@ class Updates(RuleBasedStateMachine):
             self._files = state.copy()
 
     def run_model(self, *, force: bool, is_ahead: bool) -> None:
-        """A run with Redis: a scan, or what an unchanged input asks for; then the drain.
+        """Model a run with Redis: a scan, or the steps for an unchanged input; then the drain.
 
         Args:
             force: Whether the run was forced.
@@ -232,14 +235,14 @@ class Updates(RuleBasedStateMachine):
     # ---- steps
 
     def moment(self) -> float:
-        """A time that is after all updates, and before all that come."""
+        """Return a time that is after all updates so far, and before all later ones."""
         time.sleep(0.003)
         self._moments.append(time.time())
         time.sleep(0.003)
         return self._moments[-1]
 
     def write(self, content: dict[str, Record], modified_s: float) -> None:
-        """Replace the input by one that was last written to at this time."""
+        """Replace the input by one with this time of modification."""
         self._content = {**content, ALWAYS: Record(ALWAYS, 1.0, 1.0, 1.0)}
         self._modified_s = modified_s
         path = local(self._settings.input)
@@ -249,19 +252,19 @@ class Updates(RuleBasedStateMachine):
 
     @initialize(content=contents)
     def first_run(self, content: dict[str, Record]) -> None:
-        """There is a version."""
+        """Make the first version."""
         self.write(content, self.moment())
         self.run(force=False)
 
     @rule(content=contents, data=st.data())
     def the_engine_writes(self, content: dict[str, Record], data: st.DataObject) -> None:
-        """An input that is newer than all updates, or older than some."""
+        """Write an input that is newer than all updates, or older than some of them."""
         self.moment()
         self.write(content, data.draw(st.just(self._moments[-1]) | st.sampled_from(self._moments)))
 
     @rule(changed=st.lists(records, max_size=4), removed=st.lists(st.sampled_from(SYMBOLS), max_size=2))
     def publish(self, changed: list[Record], removed: list[str]) -> None:
-        """A call is accepted."""
+        """Queue an update by one call, and check the time at which it was accepted."""
         self.moment()
         enqueue(self._settings, changed, removed)
         with self._server.client as client:
@@ -273,13 +276,13 @@ class Updates(RuleBasedStateMachine):
     @precondition(lambda self: self._queue)
     @rule()
     def publish_again(self) -> None:
-        """The same call comes twice."""
+        """Queue the last update once more."""
         _, changed, removed = self._queue[-1]
         self.publish(changed, removed)
 
     @rule()
     def drain(self) -> None:
-        """What waits is applied, unless the files are newer than what Redis shows."""
+        """Apply the waiting updates; the drain is skipped if the files are newer than the version in Redis."""
         report = apply_updates(self._settings)
         assert (report is None) == (not self._queue)
         if report is not None:
@@ -290,7 +293,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule(step=steps)
     def drain_is_killed(self, step: int) -> None:
-        """Before any of its commands: all of the queue is applied, or nothing."""
+        """Kill a drain before one of its commands: it has applied all of the queue, or nothing."""
         with killed_before(step, self._patch):
             apply_updates(self._settings)
         self.expire_locks()
@@ -306,7 +309,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule(force=st.booleans())
     def run(self, *, force: bool) -> None:
-        """A tick, or a run by hand."""
+        """Do a run, forced or not."""
         is_ahead = self.version_in_files() < self._version
         assert optimize(self._settings, force=force).status in ("success", "unchanged")
         self.run_model(force=force, is_ahead=is_ahead)
@@ -314,7 +317,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule(step=steps, force=st.booleans())
     def run_is_killed(self, step: int, *, force: bool) -> None:
-        """Before any of its commands; the next run ends what it has begun."""
+        """Kill a run before one of its commands; the next run completes its work."""
         is_ahead = self.version_in_files() < self._version
         with killed_before(step, self._patch):
             optimize(self._settings, force=force)
@@ -326,7 +329,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule(force=st.booleans())
     def run_without_redis(self, *, force: bool) -> None:
-        """A run that does not reach Redis writes the files."""
+        """Do a run that does not reach Redis, and writes the files."""
         optimize(self._settings, force=force, use_cache=False)
         if force or self._input_of_files != self._input:
             self._files, self._input_of_files = self.scan(self._files.held), self._input
@@ -334,7 +337,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule()
     def redis_is_emptied(self) -> None:
-        """What the files have comes back, with the updates in force in them; what waited is lost."""
+        """Empty Redis and do a run: the files' version and its updates in force come back, waiting updates are lost."""
         with self._server.client as client:
             client.flushall()
         self._queue, self._version = [], 0
@@ -342,10 +345,10 @@ class Updates(RuleBasedStateMachine):
         self._are_files_newer = True
         self.run(force=False)
 
-    # ---- what is to hold
+    # ---- checks
 
     def expire_locks(self) -> None:
-        """Let the locks of a dead process expire."""
+        """Delete the locks of a killed process, as if they had expired."""
         with self._server.client as client:
             client.delete(self._keys.lock, self._keys.publishing, self._keys.draining)
 
@@ -355,7 +358,7 @@ class Updates(RuleBasedStateMachine):
         return 0 if manifest is None else manifest.version
 
     def check_version(self) -> int:
-        """Versions only rise."""
+        """Check that the version in Redis has not fallen since the last check; return it."""
         with self._server.client as client:
             pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
         assert pointer is not None
@@ -364,7 +367,7 @@ class Updates(RuleBasedStateMachine):
         return pointer.version
 
     def check(self) -> None:
-        """Redis shows what the model shows, in one version; so do the files where they are of that version."""
+        """Check that Redis shows the model's state, in one version, and so do the files if they have that version."""
         version, expected = self.check_version(), self._redis
         names = {kind: self._keys.payload(version, kind) for kind in ("predictions", "symbols", "ranking")}
         with self._server.client as client:
@@ -387,7 +390,7 @@ class Updates(RuleBasedStateMachine):
         stored = snapshot_store(self._settings.output_dir).read_set()
         assert stored is not None
         if stored.manifest.version == version:
-            # Of an equal input that a run without Redis has scanned, the files have the fingerprint first.
+            # If a run without Redis has scanned an equal input, the files have its fingerprint before Redis.
             if self._input_of_files == self._input_of_redis:
                 assert_redis_holds_the_files(self._server, self._settings)
             assert (stored.decode_index().updates or {}) == held
@@ -397,7 +400,10 @@ class Updates(RuleBasedStateMachine):
 def test_any_interleaving_gives_what_the_model_gives(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, files_follow: bool
 ) -> None:
-    """Calls, duplicates, removals, drains, scans of older and newer inputs, kills, a Redis that is emptied or away."""
+    """Any interleaving of calls, repeated calls, removals, drains, scans and kills gives the result of the model.
+
+    Scans are of older and newer inputs, and Redis may be emptied or away.
+    """
     monkeypatch.setattr(optimizer.pipeline.pace, "INTERVAL_MS", 0.0)
     monkeypatch.setattr(optimizer.pipeline.drain, "FILES_FOLLOW_S", -1.0 if files_follow else math.inf)
     run_state_machine_as_test(

@@ -12,6 +12,6 @@ from tests.support.killed_producer import KilledProducer
 
 @pytest.fixture
 def killed_producer() -> Iterator[KilledProducer]:
-    """A producer that dies at any of its steps."""
+    """A producer that can be killed before any of its steps."""
     with closing(KilledProducer()) as producer:
         yield producer

@@ -1,4 +1,4 @@
-"""Records as JSON: what is given comes out, and what JSON cannot say is named, never replaced."""
+"""Records as JSON: each value is written as it is given; one that JSON cannot express is named, never replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_FINITE = [math.nan, math.inf, -math.inf]
 
 
 class Float64(float):
-    """A number of another library, as numpy.float64 is."""
+    """A float of another library, like numpy.float64."""
 
 
 def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -73,7 +73,10 @@ def a_member(value: object) -> Enum:
 @hypothesis_settings(max_examples=examples(100))
 @given(st.dictionaries(TEXTS, trees(FINITE | st.sampled_from(NOT_FINITE))))
 def test_a_record_is_written_as_it_is_or_refused(record: dict[str, Any]) -> None:
-    """JSON reads as the record that was given; with one number that is not finite, wherever it is, it is refused."""
+    """The JSON of a record decodes to the same record; a record with a number that is not finite is refused.
+
+    That holds wherever the number is in the record.
+    """
     if has_bad_number(record):
         with pytest.raises(RecordUnwritable, match=r"is -?(nan|inf), which JSON has no number for"):
             encode_record("AAPL", record)
@@ -99,20 +102,23 @@ def test_a_record_is_written_as_it_is_or_refused(record: dict[str, Any]) -> None
     ],
 )
 def test_a_number_that_is_not_finite_is_named_with_its_path(number: Any, make: Any, path: str) -> None:
-    """Symbol, field and value, for floats and decimals in whatever a record may be made of."""
+    """The error for a number that is not finite names symbol, path and value.
+
+    That holds for floats and decimals, in all types of which a record may be made.
+    """
     with pytest.raises(RecordUnwritable, match=re.escape(f"'AAPL': {path} is {number}, which JSON")):
         encode_record("AAPL", make(number))
 
 
 def test_none_and_the_words_for_it_in_text_are_no_errors() -> None:
-    """A null that was None, and text that looks like a token, in every container that is looked through."""
+    """None, and text that looks like a token of JSON, are written without an error, in every type of container."""
     for value in (None, "null", ",null,", ":NaN,", "[Infinity]"):
         for holder in ({"a": value}, {"a": [(value,), {value}]}, AStruct([value]), ADataclass([{"x": value}])):
             assert b"NaN" not in encode_record("AAPL", holder) or "NaN" in str(value)
 
 
 def test_decimals_are_numbers() -> None:
-    """A price as a decimal is a number of the same digits."""
+    """A price that is a decimal is written as a number with the same digits."""
     assert encode_record("AAPL", {"last_price": Decimal("101.50"), "low": None}) == b'{"last_price":101.50,"low":null}'
 
 
@@ -129,19 +135,22 @@ def test_decimals_are_numbers() -> None:
     ],
 )
 def test_a_value_that_cannot_be_encoded_is_named_with_its_path(value: Any, shown: str) -> None:
-    """Symbol, field, value, type, and what to do."""
+    """The error for a value that cannot be encoded names symbol, path, value and type, and says what to do."""
     with pytest.raises(RecordUnwritable, match=re.escape(shown) + r".*convert it to what JSON has"):
         encode_record("AAPL", {"prediction": 1, "history": [{"x": 1}, {"x": value}]})
 
 
 def test_a_record_whose_own_keys_are_no_text_is_named() -> None:
-    """Of an order book, say: msgspec writes decimals as keys without quotes."""
+    """A record whose keys are decimals, as in an order book, is refused by its symbol.
+
+    msgspec writes decimals as keys without quotes.
+    """
     with pytest.raises(RecordUnwritable, match=r"'AAPL' \(dict\): it has a key .* that JSON has no form for"):
         encode_record("AAPL", {Decimal("1.5"): 2})
 
 
 def test_a_record_that_contains_itself_is_named() -> None:
-    """No recursion without end."""
+    """A record with a list that contains itself is refused by the list's path, without endless recursion."""
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(RecordUnwritable, match=r"'AAPL': history is \[\[\.\.\.\]\] \(list\)"):
@@ -150,7 +159,7 @@ def test_a_record_that_contains_itself_is_named() -> None:
 
 @pytest.mark.parametrize("record", [None, 3, "text", [1], math.nan])
 def test_a_record_that_is_no_object_is_refused(record: Any) -> None:
-    """The scan would reject it, or take it for metadata."""
+    """A record that is not an object is refused, since a scan would reject it or take it for metadata."""
     with pytest.raises(
         RecordUnwritable, match=f"'AAPL' is a {type(record).__name__}, and a record has to be an object"
     ):
@@ -159,14 +168,17 @@ def test_a_record_that_is_no_object_is_refused(record: Any) -> None:
 
 @pytest.mark.parametrize("name", [None, 3, "", "\udc80"])
 def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
-    """Of records and of bots; shown as it was given."""
+    """A name of a record or a bot that is empty or is not valid text is refused, and shown as it was given."""
     for encode in (encode_key, lambda name: encode_bots({name: {}})):
         with pytest.raises(RecordUnwritable, match=re.escape(repr(name))):
             encode(name)
 
 
 def test_a_symbol_is_an_item_or_an_attribute() -> None:
-    """Of a dict or of an object; a record without one is named by its number and type."""
+    """The symbol is an item of a dict, or an attribute of an object.
+
+    The error for a record without a symbol names the record's number and type.
+    """
     assert symbol_of({"symbol": "AAPL"}, 0) == symbol_of(SimpleNamespace(symbol="AAPL"), 0) == "AAPL"
     wrong: list[object] = [{}, {"symbol": None}, {"symbol": 3}, {"symbol": ""}, ("AAPL", {}), "AAPL"]
     for record in wrong:
@@ -175,7 +187,7 @@ def test_a_symbol_is_an_item_or_an_attribute() -> None:
 
 
 def test_a_bot_is_named_like_a_record() -> None:
-    """With its field and value."""
+    """The error for a number that is not finite in a bot names the bot, the path and the value."""
     assert json.loads(encode_bots({"a": {"equity": 1}, "b": {}})) == {"a": {"equity": 1}, "b": {}}
     with pytest.raises(RecordUnwritable, match=r"'b': positions\[0\].avg is nan"):
         encode_bots({"a": {}, "b": {"positions": [{"avg": math.nan}]}})

@@ -31,7 +31,7 @@ def written(path: Path, pieces: list[bytes], *, level: int = 1, threads: int = 2
 
 
 def members_by_header(data: bytes) -> list[bytes]:
-    """The oracle: follow the sizes in the headers, and inflate what each encloses with zlib."""
+    """The oracle: follow the sizes in the headers, and inflate each member with zlib."""
     found = []
     while data:
         assert data[:16] == b"\x1f\x8b\x08\x04\0\0\0\0\x02\0\x08\0MZ\x04\0"
@@ -45,7 +45,10 @@ def members_by_header(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("level", range(4))
 def test_every_gunzip_reads_it_and_headers_have_sizes(tmp_path: Path, level: int) -> None:
-    """gzip(1), Python's and isal's give the same; all members but the last are of one size, wherever pieces end."""
+    """gzip(1), Python's gzip, isal, and an inflate by the sizes in the headers give the same text.
+
+    All members but the last have the same size, wherever the written pieces end.
+    """
     rng = random.Random(level)
     pieces = [LINE * rng.randrange(40) + rng.randbytes(rng.randrange(200)) for _ in range(2 * examples(200))]
     whole = b"".join(pieces)
@@ -60,7 +63,7 @@ def test_every_gunzip_reads_it_and_headers_have_sizes(tmp_path: Path, level: int
 
 
 def test_bytes_depend_on_the_text_alone(tmp_path: Path) -> None:
-    """Neither on the threads nor on where pieces end."""
+    """The bytes of a file depend on its text, and not on the number of threads or on where written pieces end."""
     text = LINE * 5_000
     pieces = [text[at : at + 999] for at in range(0, len(text), 999)]
     expected = written(tmp_path / "a", [text], size=10_000, threads=1)
@@ -69,7 +72,7 @@ def test_bytes_depend_on_the_text_alone(tmp_path: Path) -> None:
 
 
 def test_two_files_at_once_do_not_mix(tmp_path: Path) -> None:
-    """Members of one pool go to their own files, in order."""
+    """If several files are written at once by one pool, their members go to their own files, in order."""
     paths = [tmp_path / name for name in "abc"]
     with Compression(1, 2) as compression:
         files = [Members(path, compression, 1_000) for path in paths]

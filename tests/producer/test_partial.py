@@ -1,4 +1,4 @@
-"""Temporary files that one producer makes while another removes what is abandoned."""
+"""Temporary files that one producer makes while another one removes abandoned files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from optimizer.producer.partial import partial
 def test_one_that_is_removed_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_directory: bool
 ) -> None:
-    """Another producer takes it for abandoned in that moment; what is yielded exists, and is gone afterwards."""
+    """A temporary file or directory that is removed before it is locked is made again.
+
+    Another producer takes it for abandoned at that moment. The path that is yielded exists, and is gone afterwards.
+    """
     flock = fcntl.flock
     removed: list[Path] = []
 
@@ -39,7 +42,7 @@ def test_one_that_is_removed_before_it_is_locked_is_made_again(
 
 
 def test_a_failure_names_the_file_and_not_the_one_before_the_rename(tmp_path: Path) -> None:
-    """Its name is a little too long for the temporary one."""
+    """The error for a name that is a little too long for the temporary file names the final file."""
     path = tmp_path / f"{'a' * 240}.json.gz"
     with pytest.raises(InputUnwritable, match="File name too long") as raised:
         write_rolling(path, {})

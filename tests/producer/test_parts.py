@@ -1,4 +1,4 @@
-"""Parts: a symbol stays in its part, only those that have changed are replaced, and a run sees each symbol once."""
+"""Parts: a symbol stays in its part, only parts that have changed are replaced, and a run sees each symbol once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def states(directory: Path) -> dict[str, tuple[int, int, bytes]]:
-    """What tells whether a file was replaced or touched."""
+    """Inode, time of modification and bytes of each file, which show whether it was replaced or touched."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir()}
 
 
@@ -42,7 +42,10 @@ def counts(written: Written) -> tuple[int, int]:
 
 
 def test_each_symbol_is_in_the_part_of_its_hash(tmp_path: Path) -> None:
-    """The assignment is a contract: another would show a symbol twice while parts are replaced."""
+    """Each symbol is in the part of its hash, and bots are in a part of their own.
+
+    The assignment is a contract: another one would show a symbol twice while parts are replaced.
+    """
     assert [part_of(symbol, 64) for symbol in ("AAPL", "MSFT", "BRK.B", "Ünïcode", "")] == [28, 59, 44, 60, 0]
     written = write_rolling(tmp_path / "brain", RECORDS, bots=BOTS, parts=7)
     assert counts(written) == (8, 0)
@@ -55,7 +58,10 @@ def test_each_symbol_is_in_the_part_of_its_hash(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_only_parts_that_have_changed_are_replaced(tmp_path: Path, level: int) -> None:
-    """Others keep inode and time, so that a run takes their last result: by another level, too."""
+    """Only parts that have changed are replaced, also if they are written again with another gzip level.
+
+    The others keep inode and time, so that a run takes their stored results.
+    """
     directory = tmp_path / "brain"
     write_rolling(directory, RECORDS, bots=BOTS, parts=16, level=level)
     before = states(directory)
@@ -72,7 +78,7 @@ def test_only_parts_that_have_changed_are_replaced(tmp_path: Path, level: int) -
 
 
 def test_a_part_that_is_damaged_is_replaced(tmp_path: Path) -> None:
-    """Cut, empty, with another byte amid it, or by another gzip of other content."""
+    """A part that is empty, cut, longer, has another bit or byte, or is a gzip of other content is replaced."""
     directory = tmp_path / "brain"
     write_rolling(directory, RECORDS, parts=2)
     part = directory / "part-01.json.gz"
@@ -89,7 +95,7 @@ def test_a_part_that_is_damaged_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_number_of_parts_may_change(tmp_path: Path) -> None:
-    """Parts and bots that are no longer written are gone; files of others stay."""
+    """If the number of parts changes, parts and bots that are no longer written are removed; other files stay."""
     directory = tmp_path / "brain"
     directory.mkdir()
     (directory / "notes.txt").write_text("mine")
@@ -106,7 +112,7 @@ def test_the_number_of_parts_may_change(tmp_path: Path) -> None:
 
 @pytest.fixture
 def parted(settings: Settings, tmp_path: Path) -> Settings:
-    """Settings of a source whose parts are written here."""
+    """Settings of a source whose parts the test writes."""
     return replace(settings, input=tmp_path / "brain" / "*.json.gz", index_symbols_limit=1_000, source="parted")
 
 
@@ -116,7 +122,7 @@ def shown(report: Report) -> tuple[int, int, int]:
 
 
 def test_a_run_scans_only_what_was_replaced(parted: Settings, tmp_path: Path) -> None:
-    """The results of the other parts are those of the last run."""
+    """A run scans only parts that were replaced; for the other parts it takes the results of the last run."""
     directory = tmp_path / "brain"
     write_rolling(directory, RECORDS, bots=BOTS, parts=16)
     assert shown(optimize(parted)) == (100, 0, 17)
@@ -131,9 +137,9 @@ def test_a_run_scans_only_what_was_replaced(parted: Settings, tmp_path: Path) ->
 def test_a_run_never_sees_a_set_that_is_not_whole(
     parted: Settings, tmp_path: Path, killed_producer: KilledProducer, old: int, new: int
 ) -> None:
-    """After a kill at any step a run sees each symbol once, or fails and names the file that says why; then all heals.
+    """After a producer is killed at any step, a run sees each symbol once, or fails and names the file that says why.
 
-    With the same number of parts some may be new and others old.
+    The next write repairs everything. With the same number of parts some may be new and others old, and no run fails.
     """
     directory = tmp_path / "brain"
     step, died, failed, torn = 0, True, 0, 0
@@ -164,7 +170,7 @@ def test_a_run_never_sees_a_set_that_is_not_whole(
 
 
 def test_the_assignment_does_not_depend_on_the_process() -> None:
-    """Python's own hash of text does, by a seed."""
+    """A symbol has the same part in every process; Python's own hash of text depends on a seed."""
     code = "from optimizer.producer.parts import part_of; print(part_of('AAPL', 64))"
     for seed in ("0", "1"):
         environ = os.environ | {"PYTHONHASHSEED": seed}

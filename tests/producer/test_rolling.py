@@ -1,4 +1,4 @@
-"""A rolling file as an engine writes it: a run reads what was given, and the old file stays until the new is whole."""
+"""Writing a rolling file: a run reads the given records, and the old file stays until the new one is whole."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BOTS = st.none() | st.dictionaries(SYMBOLS, st.fixed_dictionaries({"equity": PRI
 
 
 def read(path: Path) -> Any:
-    """The JSON in a file, by another gunzip and another decoder."""
+    """The JSON in a file, inflated and decoded by Python's own modules."""
     return json.loads(gzip.decompress(path.read_bytes()))
 
 
@@ -81,7 +81,10 @@ def shown_by_a_run(pattern: Path, directory: Path) -> tuple[dict[str, Any], list
 def test_a_run_shows_what_was_written(
     records: dict[str, Any], bots: dict[str, Any] | None, by_symbol: bool, parts: int
 ) -> None:
-    """All records and bots, each once, as a map and as a list, in one file and in parts; the same bytes again."""
+    """A run shows each written record and bot once, from a mapping or a list, in one file or in parts.
+
+    Writing the same again makes the same bytes.
+    """
     given = records if by_symbol else [{"symbol": symbol} | record for symbol, record in records.items()]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "brain" if parts else "brain.json.gz")
@@ -102,7 +105,10 @@ def test_a_run_shows_what_was_written(
 
 
 def test_the_shapes_of_the_json(tmp_path: Path) -> None:
-    """A mapping is a map by symbol; anything else a section; one record a line; bots at the end, if any."""
+    """A mapping is written as a map by symbol, and any other iterable as the section `predictions`.
+
+    There is one record a line, and bots come at the end, if they are given.
+    """
     path = tmp_path / "brain.json.gz"
     records = {"AAPL": a_record(), "MSFT": a_record(confidence=0.5)}
     write_rolling(path, records)
@@ -131,7 +137,10 @@ def test_the_shapes_of_the_json(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [0, 4])
 def test_memory_does_not_grow_with_the_records(tmp_path: Path, parts: int) -> None:
-    """100 MB of JSON that is encoded faster than compressed take no more than the members that may wait."""
+    """Writing 100 MB of JSON, which is encoded faster than compressed, takes less than 25 MB of memory.
+
+    That is no more than the members that may wait for compression.
+    """
     text = random.Random(1).randbytes(50_000).hex()
     tracemalloc.start()
     try:
@@ -155,7 +164,10 @@ def broken() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("parts", [0, 4])
 def test_after_a_failure_the_old_files_stay_and_no_other_is_left(tmp_path: Path, parts: int) -> None:
-    """A record that cannot be written, an iterator that fails, and bots that cannot be written."""
+    """After a failed write the old files stay, and no other file is left.
+
+    Tried are a record and bots that cannot be written, an iterator that fails, and reserved names as symbols.
+    """
     path = tmp_path / "brain.json.gz"
     write_rolling(path, {"AAPL": a_record()}, parts=parts)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -172,7 +184,11 @@ def test_after_a_failure_the_old_files_stay_and_no_other_is_left(tmp_path: Path,
 
 
 def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
-    """A missing directory, a directory for a file and the other way round, a URL, a pattern, wrong numbers."""
+    """The error for a path or an argument that cannot be used explains the problem.
+
+    Tried are a missing directory, a directory for a file and the other way round, a URL, a pattern, records and bots of
+    a wrong type, and wrong numbers.
+    """
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     for arguments, parts, message in (
@@ -203,7 +219,10 @@ def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
-    """The temporary file is made beside the target, on whose disk it has to be."""
+    """Writing to a link keeps the link and replaces its target.
+
+    The temporary file is made beside the target, on whose disk it has to be.
+    """
     (tmp_path / "disk").mkdir()
     link = tmp_path / "brain.json.gz"
     link.symlink_to(tmp_path / "disk" / "real.json.gz")
@@ -214,7 +233,10 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parts", [0, 2])
 def test_a_file_is_as_readable_as_what_it_replaces(tmp_path: Path, parts: int) -> None:
-    """Mode, and owner and group where they may be given: the worker may be another user. It is never more readable."""
+    """A file gets the mode of the one that it replaces, and its owner and group where they may be set.
+
+    The worker may be another user. While it is written, the file is never more readable.
+    """
     path = tmp_path / "brain.json.gz"
     modes: set[int] = set()
 
@@ -246,7 +268,10 @@ def _umask() -> int:
 
 @pytest.mark.parametrize("parts", [0, 2])
 def test_the_time_of_modification_is_when_it_was_called(tmp_path: Path, parts: int) -> None:
-    """An update that comes while records are taken is newer than the file, and the file is landed: ctime > mtime."""
+    """A file's time of modification is the time of the call, and its ctime is later.
+
+    So an update that is sent while records are taken is newer than the file, and the file has landed: ctime > mtime.
+    """
     taken: list[float] = []
 
     def records() -> Iterator[dict[str, Any]]:
@@ -279,7 +304,10 @@ except Exception as error:
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [0, 3])
 def test_a_full_disk_is_a_clear_error_and_the_old_file_stays(tmp_path: Path, parts: int) -> None:
-    """A limit on the size of files stands for it; the temporary file is gone."""
+    """On a full disk, simulated by a limit on file sizes, writing fails with a clear error.
+
+    The old file stays, and the temporary file is removed.
+    """
     path = tmp_path / "brain.json.gz"
     write_rolling(path, {"AAPL": a_record()}, parts=parts)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -293,7 +321,10 @@ def test_a_full_disk_is_a_clear_error_and_the_old_file_stays(tmp_path: Path, par
 def test_a_producer_that_is_killed_leaves_the_old_file_or_the_new_one(
     tmp_path: Path, killed_producer: KilledProducer
 ) -> None:
-    """At each step of writing one file; what it leaves is removed by the next."""
+    """A producer that is killed at any step of writing one file leaves the old file or the new one, whole.
+
+    The next producer removes the temporary file that it leaves.
+    """
     path = tmp_path / "brain.json.gz"
     write_rolling(path, RECORDS_WRITTEN, bots={})
     shown = {0}
@@ -315,7 +346,10 @@ def test_a_producer_that_is_killed_leaves_the_old_file_or_the_new_one(
 
 @pytest.mark.slow
 def test_two_producers_at_once_both_end_whole(tmp_path: Path) -> None:
-    """Neither removes the file that the other is writing; the one that ends last is seen, and nothing is left."""
+    """Of producers that write at once, none removes the file that another one is writing.
+
+    Each file, and each set of parts, is of one producer and whole at the end, and no temporary file is left.
+    """
     path = tmp_path / "brain.json.gz"
 
     def write(mark: int) -> None:

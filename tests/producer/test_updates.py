@@ -1,4 +1,4 @@
-"""Updates through real workers: published by an engine, sent by Flower and by any Celery client, and killed workers."""
+"""Updates through real workers: sent by `publish`, by Flower and by any Celery client, and with killed workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUEUE = "rolling.updates"
 
 
 def shown(reader: SnapshotReader) -> dict[str, float]:
-    """The confidence of each symbol that is shown, also to a reader that has not heard of it yet."""
+    """Refresh a reader, and return the confidence of each symbol that it shows."""
     reader.refresh()
     return {record.symbol: record.confidence for record in reader.predictions().value.predictions}
 
@@ -40,7 +40,7 @@ def record(symbol: str = "TSLA", **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def scanned(settings: Settings) -> Settings:
-    """A source of two symbols, and a version of it."""
+    """The settings of a source of two symbols, of which a scan has published a version."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record()})
     optimize(settings)
     return settings
@@ -48,7 +48,7 @@ def scanned(settings: Settings) -> Settings:
 
 @contextmanager
 def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[Fleet]:
-    """A worker that takes updates alone."""
+    """Start a worker that consumes only the queue of updates."""
     with Fleet(directory, settings, **variables) as fleet:
         fleet.start_worker("-Q", QUEUE, "-c", "1")
         yield fleet
@@ -56,13 +56,13 @@ def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[
 
 @contextmanager
 def client_of(settings: Settings) -> Iterator[Celery]:
-    """A program that knows nothing of this package but the name of the task."""
+    """A Celery client that knows the name of the task, and nothing else of this package."""
     with Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False) as client:
         yield client
 
 
 def kill_child(fleet: Fleet) -> None:
-    """Kill the child that executes the tasks; the worker starts another."""
+    """Kill the worker's child that executes the tasks; the worker starts another one."""
     (child,) = fleet.children()
     os.kill(child, signal.SIGKILL)
 
@@ -72,7 +72,11 @@ def kill_child(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 def test_records_are_shown_symbols_are_removed_and_rejects_are_named(tmp_path: Path, scanned: Settings) -> None:
-    """In one version, which the call waits for; then by any Celery client and by hand, and wrong ones fail clearly."""
+    """One call adds and removes symbols in one version, which it waits for, and names the rejected records.
+
+    Any Celery client and Flower can send the same. An update that is redelivered is not applied twice, and wrong
+    arguments fail with a clear error.
+    """
     with fleet_of(tmp_path, scanned) as fleet, client_of(scanned) as client:
         before = fleet.reader.predictions().version
         accepted = publish(
@@ -140,7 +144,7 @@ def test_records_are_shown_symbols_are_removed_and_rejects_are_named(tmp_path: P
 
 @pytest.mark.slow
 def test_killed_workers_lose_no_update(tmp_path: Path, scanned: Settings) -> None:
-    """A worker, and a child of the next, are killed amid updates: each symbol ends as what was last sent of it."""
+    """If a worker and a child of the next one are killed during updates, each symbol ends as it was last sent."""
     wanted: dict[str, float] = {"AAPL": 0.75, "MSFT": 0.75}
     with Fleet(tmp_path, scanned) as fleet:
         for life in range(2):
@@ -167,11 +171,14 @@ def test_killed_workers_lose_no_update(tmp_path: Path, scanned: Settings) -> Non
 def test_updates_wait_for_a_worker_with_one_message(
     tmp_path: Path, scanned: Settings, redis_server: RedisServer
 ) -> None:
-    """The call says so; the worker that comes back applies all of them."""
+    """Without a worker, 20 calls send at most five messages, and a call that waits ends with `UpdatesPending`.
+
+    That error names the queue and its Redis. A worker that starts later applies all updates.
+    """
     for number in range(20):
         publish([record(confidence=0.9 + number / 1_000)], settings=scanned)
     with redis_server.client as client:
-        assert 1 <= client.llen(QUEUE) <= 5  # one a second
+        assert 1 <= client.llen(QUEUE) <= 5  # at most one a second
     with pytest.raises(UpdatesPending, match=rf"after 1\.7 s: no worker .* takes the queue {QUEUE} of redis://"):
         publish([record("LATE")], settings=scanned, wait_s=1.7)
     with fleet_of(tmp_path, scanned) as fleet:
@@ -181,7 +188,7 @@ def test_updates_wait_for_a_worker_with_one_message(
 
 @pytest.mark.slow
 def test_the_app_of_another_team_takes_and_sends_updates(tmp_path: Path, scanned: Settings) -> None:
-    """In the queue that it was registered with; its own broker is used."""
+    """Another team's app sends and takes updates in the queue that it was registered with, over its own broker."""
     config = f'broker_url = "{scanned.redis_url}"\ntask_default_queue = "proj"'
     with ForeignApp(tmp_path / "proj", scanned, config, ', queue="theirs"') as app:
         app.start_worker("-Q", "theirs", "-c", "1")
@@ -202,7 +209,7 @@ print(json.dumps(accepted.to_dict()))
 def test_a_broker_that_is_away_costs_no_update(
     scanned: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was accepted waits for the next tick; the log says so."""
+    """If the broker is down, an update is accepted and waits until the next tick applies it, which the log says."""
     settings = replace(scanned, broker_url=own_redis.url)
     accepted = publish([record(confidence=0.97)], settings=settings)
     assert accepted == Accepted(1, 0, [])
@@ -215,7 +222,7 @@ def test_a_broker_that_is_away_costs_no_update(
 
 
 def test_a_broker_that_was_restarted_gets_the_next_message(scanned: Settings, own_redis: RedisServer) -> None:
-    """Though the connection of this process is broken."""
+    """After a restart of the broker the next call sends its message, though this process' connection is broken."""
     settings = replace(scanned, broker_url=own_redis.url)
     for life in range(2):
         own_redis.start()
@@ -228,7 +235,7 @@ def test_a_broker_that_was_restarted_gets_the_next_message(scanned: Settings, ow
 
 
 def test_without_the_cache_nothing_is_taken(scanned: Settings, own_redis: RedisServer) -> None:
-    """The error says which Redis; rejects alone need none."""
+    """If Redis is down, a call fails with an error that names this Redis; a call with only rejects needs none."""
     settings = replace(scanned, redis_url=own_redis.url)
     with pytest.raises(CacheUnavailable, match=f"{own_redis.port}.*send them again"):
         publish([record()], settings=settings)
@@ -237,7 +244,10 @@ def test_without_the_cache_nothing_is_taken(scanned: Settings, own_redis: RedisS
 
 
 def test_too_much_is_refused_as_a_whole(scanned: Settings) -> None:
-    """Of one call and of what waits, by the settings."""
+    """A call over the limit of one call, or that makes the waiting updates exceed their limit, is refused as a whole.
+
+    The error names the setting of the limit.
+    """
     settings = replace(scanned, update_records_limit=3, update_queue_limit=5)
     records = [record(f"S{number}") for number in range(4)]
     with pytest.raises(UpdatesRefused, match="ROLLING_UPDATE_RECORDS_LIMIT"):
@@ -252,7 +262,10 @@ def test_too_much_is_refused_as_a_whole(scanned: Settings) -> None:
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, scanned: Settings) -> None:
-    """One of several sources is named."""
+    """Without `settings` a call uses the `ROLLING_*` variables.
+
+    It must name one of several sources, and an unknown name is refused.
+    """
     monkeypatch.setenv("ROLLING_SOURCES", f"a={scanned.input}; b={scanned.input}")
     monkeypatch.setenv("ROLLING_REDIS_URL", scanned.redis_url)
     with pytest.raises(SettingsInvalid, match="say which is meant: a, b"):
@@ -266,13 +279,13 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, sca
 
 @pytest.mark.parametrize("wait_s", [-1, float("nan"), float("inf"), None, "5"])
 def test_a_time_to_wait_that_is_none_is_refused(scanned: Settings, wait_s: Any) -> None:
-    """Before anything is taken."""
+    """A `wait_s` that is not a finite number, 0 or more, is refused with an error that names it."""
     with pytest.raises(SettingsInvalid, match="wait_s="):
         publish([record()], settings=scanned, wait_s=wait_s)
 
 
 def test_importing_it_imports_no_celery_and_rejects_alone_need_none() -> None:
-    """Nor does the import make a connection, or read the environment."""
+    """Importing `optimizer.producer`, and a call whose only record is rejected, import neither Celery nor kombu."""
     code = """
 import sys
 import optimizer.producer

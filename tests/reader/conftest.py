@@ -20,14 +20,14 @@ from tests.support.redis_servers import RedisServer
 
 @pytest.fixture(params=KINDS)
 def open_reader(request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Opens readers of one kind or the other for the length of a test."""
+    """A function that opens readers, threaded or for asyncio, which are closed when the test ends."""
     with ExitStack() as stack:
         yield Open(stack, request.param)
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Where readers find versions: a real Redis, real files, or memory."""
+    """The place where readers find versions: a real Redis, real files, or memory."""
     origin: Origin = "files" if "files" in request.param else "redis"
     with ExitStack() as stack:
         if request.param.startswith("memory"):
@@ -39,20 +39,20 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture(params=KINDS)
 def opened(request: pytest.FixtureRequest, place: Place) -> SnapshotReader:
-    """A reader of each kind there, before anything is published."""
+    """A reader of each kind at the place, opened before anything is published."""
     return place.open() if request.param == "threads" else place.open_blocking()
 
 
 @pytest.fixture
 def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Settings:
-    """Settings for a Redis that the test may kill; it is up."""
+    """Settings for a Redis that is up and that the test may kill."""
     own_redis.start()
     return replace(settings_without_redis, redis_url=own_redis.url)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs and readers that give up on a Redis that hangs after a moment."""
+    """Make runs and readers give up after 0.1 or 0.2 s if Redis hangs."""
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(optimizer.cache.writer, "READER_TIMEOUT_S", 0.1)
     monkeypatch.setattr(optimizer.reader.redis_store, "READER_TIMEOUT_S", 0.1)

@@ -1,4 +1,4 @@
-"""How old a version is and when it is stale, by whichever clock a confirmation is dated."""
+"""The age of a version and when it is stale, whichever clock dates its confirmation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event
 def test_what_no_run_has_confirmed_for_three_intervals_is_stale(
     settings: Settings, open_reader: Open, origin: Origin
 ) -> None:
-    """Every answer says so, and how old it is; a run that finds nothing new makes it fresh."""
+    """Every read of a version that no run has confirmed for three intervals is stale, and has its age.
+
+    A run that finds the input unchanged makes it fresh again.
+    """
     fast = replace(settings, interval_s=0.5)
     run_old(fast)
     reader = open_reader(fast, origin)
@@ -47,12 +50,12 @@ def test_what_no_run_has_confirmed_for_three_intervals_is_stale(
 
 
 def read_any(reader: SnapshotReader) -> Snapshot[Any]:
-    """One of the reads."""
+    """Read the predictions, as an example of all reads."""
     return reader.predictions()
 
 
 def test_age_is_told_from_files_too(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """An old snapshot with its age beats none."""
+    """If Redis is down, a reader shows the version of the files with its age: an old snapshot is better than none."""
     run_old(own_settings)
     own_redis.kill()
 
@@ -66,7 +69,10 @@ def test_age_is_told_from_files_too(own_settings: Settings, own_redis: RedisServ
 def test_an_age_is_by_the_clock_of_redis(
     settings: Settings, redis_server: RedisServer, open_reader: Open, monkeypatch: pytest.MonkeyPatch, ahead_s: float
 ) -> None:
-    """Whatever the clocks of reader and worker: a confirmation is fresh, and one of two minutes ago is stale."""
+    """Ages are measured by the clock of Redis if the clocks of worker and reader are two minutes or a day off.
+
+    A confirmation just made is fresh, and one of two minutes ago is stale.
+    """
     with monkeypatch.context() as worker:
         worker.setattr(time, "time", lambda now=time.time: now() + ahead_s)
         run_old(settings)
@@ -90,7 +96,11 @@ def test_an_age_is_by_the_clock_of_redis(
 def test_a_confirmation_in_the_future_is_stale_until_the_next(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """A worker of an earlier release whose clock is a day ahead: its death is noticed, and its life as well."""
+    """A confirmation that is a day in the future is stale, and the next one is fresh.
+
+    A worker of an earlier release whose clock is ahead makes such confirmations; readers notice when it dies, and when
+    it works.
+    """
     run_old(settings)
     key = Keys(settings.source).current
     with redis_server.client as client:
@@ -104,7 +114,7 @@ def test_a_confirmation_in_the_future_is_stale_until_the_next(
 
 
 def test_files_from_the_future_are_stale_until_they_are_confirmed(settings: Settings, open_reader: Open) -> None:
-    """A file server whose clock is ahead."""
+    """Files that are dated an hour ahead, as by the clock of a file server, are stale until the next confirmation."""
     run_old(settings, use_cache=False)
     os.utime(local(settings.output_dir) / "manifest.json", (time.time() + 3_600, time.time() + 3_600))
     reader = open_reader(settings, "files")
@@ -120,7 +130,10 @@ def test_files_from_the_future_are_stale_until_they_are_confirmed(settings: Sett
 def test_an_older_version_of_the_same_input_that_is_confirmed_keeps_what_is_held_fresh(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """The input is still what it was when the version that is held was made of it."""
+    """If Redis shows an older version of the same input, its confirmation keeps the newer version in memory fresh.
+
+    The input is still the one from which the version in memory was made.
+    """
     fast = replace(settings, interval_s=0.3)
     run_old(fast)
     reader = open_reader(fast)

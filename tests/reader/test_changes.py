@@ -1,4 +1,4 @@
-"""What changed between versions: which changes a process holds, when it reads them, and what is missing."""
+"""The changes between versions: which of them a process holds, when it reads them, and when they are missing."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def commands_of(server: RedisServer, name: str) -> int:
 
 
 def has(reader: SnapshotReader, version: int) -> Callable[[], bool]:
-    """Whether a reader shows a version."""
+    """A condition that holds when a reader shows a version."""
     return lambda: reader.manifest().version == version
 
 
-# ---- the law
+# ---- as a property
 
 SYMBOLS: Final = st.sampled_from(["AAA", "BBB", "CCC", "DDD"])
 RECORDS: Final = st.dictionaries(SYMBOLS, st.sampled_from([0.7, 0.8, 0.9])).map(
@@ -69,14 +69,17 @@ VERSIONS: Final = st.fixed_dictionaries(
 
 @given(history=st.lists(VERSIONS, min_size=2, max_size=8))
 def test_the_changes_since_any_version_lead_to_the_current_one(history: list[dict[str, Any]]) -> None:
-    """Record for record and in order, from each version after which Redis has missed none; else they are missing."""
+    """The changes since any earlier version turn its content into the current one, record for record and in order.
+
+    Only if Redis has missed a version may they be missing (`ChangesMissing`).
+    """
     shown: list[VersionSnapshot] = []
     missed = 0
     with closing(optimizer.testing.reader(missing=True)) as reader:
         for version in history:
             reader.publish(**version)
             reader.refresh()
-            reader.changes(reader.manifest().version)  # from the first version on it holds what changed
+            reader.changes(reader.manifest().version)  # the first call makes it hold all later changes
             shown.append(reader.snapshot())
         newest = shown[-1]
         for whole in shown:
@@ -109,7 +112,10 @@ def _rows(content: VersionSnapshot, kind: str, rows: str) -> object:
 def test_a_reader_that_is_never_asked_for_changes_reads_none(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open
 ) -> None:
-    """Once it is asked it holds those that there are, and from then on reads what is new before it shows."""
+    """A reader reads no changes before the first call of `changes`, which reads the stream once.
+
+    Later calls are answered from memory, also while Redis hangs.
+    """
     versions = [shown_at(own_settings, price) for price in (1.0, 2.0, 3.0)]
     before = commands_of(own_redis, "xrevrange")
     reader = open_reader(own_settings)
@@ -141,13 +147,16 @@ def test_a_reader_that_is_never_asked_for_changes_reads_none(
         ("change", b"junk"),
         ("change", gzip.compress(b'{"change": {"version": 1}}', mtime=0)),
         ("change", gzip.compress(b"\xff", mtime=0)),
-        ("change", b""),  # see below: of another version than its id
+        ("change", b""),  # replaced below by a change of another version than its id
     ],
 )
 def test_an_entry_that_cannot_be_used_is_a_gap(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, field: str, value: bytes
 ) -> None:
-    """What is after it still leads to the current version, and the message says from where on."""
+    """An entry that is damaged, or of an older release, is a gap; the changes after it lead to the current version.
+
+    For an earlier version, `ChangesMissing` names the oldest version from which changes are held.
+    """
     versions = [shown_at(own_settings, price) for price in (1.0, 2.0, 3.0, 4.0)]
     key = Keys(own_settings.source).deltas
     with own_redis.client as client:
@@ -169,7 +178,7 @@ def test_an_entry_that_cannot_be_used_is_a_gap(
 
 @pytest.mark.slow
 def test_changes_wait_for_their_version(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """An entry beyond the version that Redis shows is not held: its version may never show."""
+    """An entry beyond the version that Redis shows is not held, since its version may never be shown."""
     first, second = shown_at(own_settings, 1.0), shown_at(own_settings, 2.0)
     with own_redis.client as client:
         client.xadd(Keys(own_settings.source).deltas, {"change": b"of later"}, id=f"{second + 10**9}-0")
@@ -178,7 +187,7 @@ def test_changes_wait_for_their_version(own_settings: Settings, own_redis: Redis
         assert store.changes(second, second) == []
     reader = open_reader(own_settings)
     assert [change.version for change in reader.changes(first).changes] == [second]
-    third = shown_at(own_settings, 3.0)  # after a version of which only the number is known, so nothing leads to it
+    third = shown_at(own_settings, 3.0)  # of the version before only the number is known, so no change leads from it
     wait_until(has(reader, third), limit_s=5, what="the third version")
     assert reader.changes(third).changes == []
     with pytest.raises(ChangesMissing, match="none are"):
@@ -189,7 +198,10 @@ def test_changes_wait_for_their_version(own_settings: Settings, own_redis: Redis
 def test_versions_that_only_the_files_have_break_the_chain(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open
 ) -> None:
-    """Until Redis is back, and has what leads to the current version from the last one that it had."""
+    """A version that only the files have breaks the chain of changes.
+
+    After Redis is back, the next change leads from the last version that it had.
+    """
     first, second = shown_at(own_settings, 1.0), shown_at(own_settings, 2.0)
     reader = open_reader(own_settings)
     assert len(reader.changes(first).changes) == 1
@@ -212,7 +224,10 @@ def test_versions_that_only_the_files_have_break_the_chain(
 
 @pytest.mark.slow
 def test_a_stream_that_may_not_be_read_leaves_the_rest(own_settings: Settings, own_redis: RedisServer) -> None:
-    """A key of another type, as a mistake leaves it: versions show, and no change is held."""
+    """If the key of the changes has another type, by a mistake, versions are shown and no change is held.
+
+    The next run deletes the key, and its change is held.
+    """
     first, second = shown_at(own_settings, 1.0), shown_at(own_settings, 2.0)
     key = Keys(own_settings.source).deltas
     with own_redis.client as client:
@@ -222,7 +237,7 @@ def test_a_stream_that_may_not_be_read_leaves_the_rest(own_settings: Settings, o
         with pytest.raises(ChangesMissing, match=f"held: none are; take all of version {second}"):
             reader.changes(first)
         assert (reader.predictions().version, reader.predictions().origin) == (second, "redis")
-        third = shown_at(own_settings, 3.0)  # a run deletes what it cannot use
+        third = shown_at(own_settings, 3.0)  # the run deletes the key of the wrong type
         wait_until(has(reader, third), limit_s=5, what="the next version")
         wait_until(lambda: reader.changes(second).changes, limit_s=5, what="its change")
 
@@ -231,24 +246,24 @@ def test_a_stream_that_may_not_be_read_leaves_the_rest(own_settings: Settings, o
 
 
 class Stream:
-    """A stream of entries in memory, as a store gives them."""
+    """A store whose stream of changes is in memory."""
 
     def __init__(self, *entries: tuple[int, bytes]) -> None:
         self.entries = list(entries)
 
     def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
-        """Those that are asked for."""
+        """The entries after one version, up to another."""
         return [entry for entry in self.entries if after < entry[0] <= version]
 
 
 def an_entry(version: int) -> tuple[int, bytes]:
-    """A change of nothing."""
+    """An encoded entry whose change is empty, and its version."""
     change = msgspec.structs.replace(ENTRY.change, version=version, before=version - 1, since=version - 1)
     return version, encode_stored(StoredChange(change))
 
 
 def test_as_much_is_held_as_the_stream_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By number and by bytes; the newest is held in any case."""
+    """A process holds at most as many entries, and as many bytes of them, as the stream; the newest is always held."""
     log = ChangeLog()
     stream: Any = Stream(*map(an_entry, range(1, 400)))
     log.read(stream, 100)
@@ -267,7 +282,10 @@ def test_as_much_is_held_as_the_stream_has(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_runs_make_what_readers_apply(settings: Settings, open_reader: Open) -> None:
-    """What two runs publish differs by what the reader returns, and the whole stays what it was."""
+    """The change that a run published turns the content before the run into the content after it.
+
+    The snapshot to which it was applied stays the same.
+    """
     first = version_of(run_old(settings))
     reader = open_reader(settings)
     whole = reader.snapshot()

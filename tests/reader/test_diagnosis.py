@@ -1,4 +1,4 @@
-"""The diagnosis: of what is known of a source, the cause that explains most."""
+"""The diagnosis of a source: the one cause that explains most of the facts about it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOW_S: Final = seconds_of(NOW)
 
 
 def ago(seconds: float) -> str:
-    """A time before now."""
+    """The time so many seconds before now."""
     return text_of(NOW_S - seconds)
 
 
 def a_state(age_s: float = 5.0, input_age_s: float | None = 6.0, **members: Any) -> State:
-    """A version that was confirmed and written so long ago."""
+    """The state of a version that was confirmed, and whose input was written, so many seconds ago."""
     values: dict[str, Any] = {
         "version": 7,
         "generated_at": ago(age_s),
@@ -39,27 +39,27 @@ def a_state(age_s: float = 5.0, input_age_s: float | None = 6.0, **members: Any)
 
 
 def failed(seconds: float, details: str = "brain.json.gz not found", *, error: str = "SourceMissing") -> Report:
-    """A run that failed so long ago."""
+    """The report of a run that failed so many seconds ago."""
     return Report("failed", "brain", ago(seconds), error=error, details=details)
 
 
 def done(seconds: float) -> Report:
-    """A run that found no change so long ago."""
+    """The report of a run that found no change so many seconds ago."""
     return Report("unchanged", "brain", ago(seconds), version=7)
 
 
 def skipped(seconds: float) -> Report:
-    """A run that was skipped so long ago."""
+    """The report of a run that was skipped so many seconds ago."""
     return Report("skipped", "brain", ago(seconds), reason="already_running")
 
 
 def a_worker(seconds: float = 1.0, *queues: str, is_alive: bool = True) -> Process:
-    """A worker that told so long ago."""
+    """A worker whose last heartbeat was so many seconds ago."""
     return Process("worker", "celery@host", ago(seconds), is_alive, list(queues) or ["rolling.brain"])
 
 
 def a_beat(seconds: float = 1.0, *, is_alive: bool = True) -> Process:
-    """A beat that sent so long ago."""
+    """A beat whose last heartbeat was so many seconds ago."""
     return Process("beat", "host 1", ago(seconds), is_alive, ["rolling.brain"])
 
 
@@ -285,7 +285,7 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_cause_that_explains_most(case: str) -> None:
-    """In the words that the page, the probes and the command show."""
+    """Each case has the cause that explains most of its facts, in the words that page, probes and command show."""
     changes, code, level, sentence = CASES[case]
     diagnosis = diagnose(replace(FINE, **changes))
 
@@ -295,7 +295,7 @@ def test_the_cause_that_explains_most(case: str) -> None:
 
 
 def test_the_queue_is_the_one_that_beat_sends_to() -> None:
-    """Another team's app may route runs elsewhere."""
+    """A worker has to take the queue that beat sends to, since another team's app may route runs elsewhere."""
     beat = Process("beat", "host 1", ago(1), is_alive=True, queues=["dashboards"])
     stale = replace(FINE, state=STALE, runs=OLD_RUNS)
 
@@ -304,13 +304,13 @@ def test_the_queue_is_the_one_that_beat_sends_to() -> None:
 
 
 def test_clocks_may_differ_a_little() -> None:
-    """A check that seems to come from the next moment is no reason to set clocks."""
+    """A check that seems to be `FUTURE_TOLERANCE_S` in the future is no reason to set clocks."""
     state = a_state(1_200, checked_at=ago(-FUTURE_TOLERANCE_S))
     assert diagnose(replace(FINE, state=state)).code == "no_run"
 
 
 def test_a_time_of_another_day_has_its_date() -> None:
-    """At three in the morning "20:41" may be of any day."""
+    """A time of another day is shown with its date: at three in the morning "20:41" may be of any day."""
     dead = a_beat(86_400 + 1_101, is_alive=False)
     diagnosis = diagnose(replace(FINE, state=STALE, runs=[], processes=[a_worker(), dead]))
     assert diagnosis.text.startswith("Beat has sent nothing since 2026-11-26 20:41:00 UTC. ")
@@ -346,7 +346,10 @@ def test_laws(
     runs: list[Report],
     processes: list[Process],
 ) -> None:
-    """What is stale, or missing, is never fine; and each cause says what to do and where it is explained."""
+    """The level is `bad` if and only if the version is stale or missing, or the input is too old.
+
+    Each cause says what to do and where it is explained.
+    """
     is_old = input_age_s is not None and 0 < max_input_age_s < input_age_s
     state = None if age_s is None else a_state(age_s, input_age_s, input_stale=is_old)
     runs = sorted(runs, key=lambda run: run.timestamp, reverse=True)
@@ -367,5 +370,5 @@ def test_laws(
     [(0.4, "0 s"), (119, "119 s"), (900, "15 min"), (7_199, "120 min"), (10_800, "3 h"), (864_000, "10 days")],
 )
 def test_an_age_has_one_unit(seconds: float, text: str) -> None:
-    """People read it at a glance."""
+    """An age is written with one unit, so that people can read it at a glance."""
     assert describe_age(seconds) == text

@@ -1,4 +1,4 @@
-"""A version whose content stays: readers show the newest manifest, and fetch of a new version only what is another."""
+"""Equal content: readers show the newest manifest, and fetch only the changed payloads of a new version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.rolling_files import a_record, write_json
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_a_reader_shows_the_rejects_of_the_newest_input(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The version, its etags and its values are those that it holds."""
+    """After a run over an input with equal content, a reader shows its rejects; version, ETag and value stay."""
     run_old(settings)
     reader = open_reader(settings, origin)
     before = reader.predictions()
@@ -31,7 +31,7 @@ def test_a_reader_shows_the_rejects_of_the_newest_input(settings: Settings, open
 
 
 def test_of_a_new_version_only_what_changed_is_fetched(settings: Settings, open_reader: Open) -> None:
-    """Bots and portfolio are the very objects that were held."""
+    """Bots and portfolio stay the same objects in memory if a new version changes only the predictions."""
     run_old(settings)
     reader = open_reader(settings, "redis")
     bots, portfolio = reader.bots().value, reader.portfolio().value

@@ -15,7 +15,7 @@ from tests.support.rolling_files import a_record, write_json
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_extra_fields_are_read_by_name(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """As the engine wrote them, null where it did not; in predictions and in the index alike."""
+    """Extra fields of predictions and index are as the engine wrote them, and null where it did not."""
     mapped = replace(settings, fields="+sector; +volume=stats.volume; +halted")
     records = {
         "A": a_record(sector="Energy", stats={"volume": 12}, halted=False),
@@ -37,7 +37,7 @@ def test_extra_fields_are_read_by_name(settings: Settings, open_reader: Open, or
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_without_a_setting_there_are_none(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """`extra` is empty, and the JSON of the snapshot does not name it."""
+    """Without the setting, `extra` is empty, and the JSON of the snapshot does not name it."""
     write_json(settings.input, {"A": a_record(sector="Energy")})
     assert optimize(settings).status == "success"
     reader = open_reader(settings, origin)

@@ -1,4 +1,4 @@
-"""The files: that hang, that cannot be decoded, or that this user may not read."""
+"""Reading files that hang, that cannot be decoded, or that this user may not read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.rolling_files import a_record, local, write_json
 def test_a_file_system_that_hangs_does_not_hold_up_redis(
     settings: Settings, open_reader: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looks go on, and new versions show; the files are seen again when they answer. A FIFO hangs when it is opened."""
+    """While the files hang, a reader continues to refresh and shows new versions of Redis. Opening a FIFO hangs."""
     monkeypatch.setattr(optimizer.reader.file_store, "FILES_TIMEOUT_S", 0.1)
     run_old(settings)
     hanging = replace(settings, output_dir=local(settings.output_dir).parent / "hanging")
@@ -45,7 +45,7 @@ def test_a_file_system_that_hangs_does_not_hold_up_redis(
 def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     settings_without_redis: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader raises `SnapshotMissing` and nothing else."""
+    """If the files cannot be decoded, a reader raises `SnapshotMissing` and nothing else."""
     write_json(settings_without_redis.input, {"AAPL": a_record()})
     optimize(settings_without_redis, use_cache=False)
     monkeypatch.setitem(optimizer.reader.results._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
@@ -59,7 +59,7 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
 def test_files_that_may_not_be_read_are_not_taken_for_none(
     settings_without_redis: Settings, open_reader: Open, name: str
 ) -> None:
-    """As a worker's umask of 077 leaves them: the message has the reason and the path."""
+    """If this user may not read a file, as after a worker's umask of 077, the error has the reason and the path."""
     place = Path(tempfile.mkdtemp(prefix="rolling-"))
     try:
         place.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The newest version that can be read, from Redis or from files, when either of them fails, lags or comes back."""
+"""The newest version that can be read, from Redis or from files, when either of them fails, lags or recovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from tests.support.rolling_files import a_record, write_json
 def test_no_snapshot_anywhere_is_an_error(
     settings: Settings, open_reader: Open, read: Callable[[SnapshotReader], Any]
 ) -> None:
-    """It says what was asked and what to do, whether Redis is empty, down, or the only place."""
+    """If there is no snapshot, each read raises `SnapshotMissing` with the causes in Redis and in the files.
+
+    This holds if Redis is empty, if it is down, and if it is the only place.
+    """
     origins: tuple[Origin | None, ...] = (None, "redis", "files")
     for origin in origins:
         with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .*; files: "):
@@ -37,7 +40,10 @@ def test_files_answer_while_redis_is_down(
     open_reader: Open,
     read: Callable[[SnapshotReader], Any],
 ) -> None:
-    """No read ever fails; soon after Redis went the files answer, and soon after it is back it does again."""
+    """No read fails while Redis is down.
+
+    Within 5 s after Redis went down reads use the files, and within 5 s after it is back they use Redis again.
+    """
     run_old(own_settings)
     reader = open_reader(own_settings)
     before = read(reader)
@@ -54,7 +60,10 @@ def test_files_answer_while_redis_is_down(
 
 
 def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """An empty Redis is no failure: it is asked all the while, and answers as soon as it holds something."""
+    """While Redis is empty, reads use the files; as soon as a run has published to Redis, they use Redis.
+
+    An empty Redis is no failure, so a reader does not stop reading it.
+    """
     run_old(own_settings)
     own_redis.kill(lose_data=True)
     own_redis.start()
@@ -72,7 +81,10 @@ def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: Re
 def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]
 ) -> None:
-    """What is held is answered at once; only what has to be looked up, and the first read, wait for short timeouts."""
+    """While Redis hangs, data in memory is returned at once (0.25 s).
+
+    Only lookups beyond it, and a reader's first read, wait for short timeouts (1.5 s).
+    """
     run_old(own_settings)
     readers = [open_reader(own_settings), open_reader(own_settings)]
     assert read(readers[0]).origin == "redis"
@@ -97,7 +109,10 @@ def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
 def test_a_whole_version_is_kept_where_of_a_newer_one_a_part_cannot_be_read(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """Until the newer one is mended; without a whole one what can be read is shown."""
+    """A reader keeps a whole version until all of a newer one can be read.
+
+    A reader without a whole version shows what can be read.
+    """
     keys = Keys(settings.source)
     old = version_of(run_old(settings))
     with redis_server.client as client:
@@ -124,7 +139,10 @@ def test_a_whole_version_is_kept_where_of_a_newer_one_a_part_cannot_be_read(
 def test_one_unreadable_payload_does_not_take_redis_away_from_the_others(
     settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Redis answered, so it is asked again at once; only a Redis that is away is left alone for a while."""
+    """If one payload in Redis is damaged, it is read from the files, and the others are still read from Redis.
+
+    Redis has responded, so it is read again at once; only a Redis that is away is left alone for a while.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     report = optimize(settings)
     with redis_server.client as client:
@@ -135,7 +153,7 @@ def test_one_unreadable_payload_does_not_take_redis_away_from_the_others(
 
 
 def test_an_old_snapshot_beats_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """With Redis and files gone, what is held is answered, and grows old."""
+    """If Redis and the files are gone, a reader returns the version in memory, and its age grows."""
     run_old(own_settings)
     reader = open_reader(own_settings, "redis")
     before = reader.predictions()
@@ -153,7 +171,7 @@ def test_an_old_snapshot_beats_none(own_settings: Settings, own_redis: RedisServ
 def test_a_new_version_is_seen_after_a_restart(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open
 ) -> None:
-    """By itself, and no read fails meanwhile."""
+    """After a restart of Redis a reader sees the next version by itself, and no read fails meanwhile."""
     run_old(own_settings)
     reader = open_reader(own_settings, "redis")
     reader.predictions()
@@ -173,7 +191,7 @@ def test_a_new_version_is_seen_after_a_restart(
 def test_a_replica_that_lags_does_not_bring_back_what_was(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """After a failover an older pointer is passed over, also when it claims to have been confirmed since."""
+    """An older pointer after a failover is not shown, also if it claims to have been confirmed later."""
     old = version_of(run_old(settings))
     keys = Keys(settings.source)
     with redis_server.client as client:
@@ -200,7 +218,10 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
 def test_files_are_shown_as_long_as_redis_lags(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open
 ) -> None:
-    """Redis hangs, recovers and refuses writes: readers old and new show what the files have."""
+    """While Redis hangs, and while it refuses writes after that, readers show the version of the files.
+
+    When Redis accepts writes again, they show the version of Redis.
+    """
     write_with_low(own_settings, 1)
     reader = open_reader(own_settings)
     reader.predictions()

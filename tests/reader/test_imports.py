@@ -1,4 +1,4 @@
-"""What a process that only reads has to load."""
+"""The modules that a process which only reads has to load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ print(*(name for name in sys.modules if name.partition(".")[0] == "optimizer"))
 
 
 def test_a_reader_loads_little_and_nothing_that_scans() -> None:
-    """A router's process imports no scanner, no selection and no pipeline; packages count as modules."""
+    """A process that only reads, such as a router's, loads at most 18 modules of this package, its packages counted.
+
+    None of them belongs to scanner, selection, pipeline, source, Celery, command line or web.
+    """
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     packages = {name.split(".")[1] for name in modules if "." in name}

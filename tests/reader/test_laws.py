@@ -1,4 +1,4 @@
-"""What a reader promises: the real one on a real Redis and real files, and the one of `optimizer.testing`."""
+"""The promises of a reader, kept by the real one on real Redis and files, and by the one of `optimizer.testing`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ AAPL = Record("AAPL", 101.5, 0.75, 100.0, "bullish", 105.0, 95.0, timestamp="202
 
 
 def read_whole(reader: SnapshotReader) -> Any:
-    """All of a version."""
+    """Read predictions, bots and portfolio of one version by one call."""
     return reader.snapshot()
 
 
 def test_each_method_returns_its_part_of_the_version(place: Place, opened: SnapshotReader) -> None:
-    """Typed, in the order of the format, whatever the order in which they were given."""
+    """Each method returns its part of the version, typed and in the order of the format.
+
+    The order in which the values were given does not matter.
+    """
     version = place.publish(FIRST)
 
     whole = opened.snapshot()
@@ -58,7 +61,7 @@ def test_each_method_returns_its_part_of_the_version(place: Place, opened: Snaps
 
 
 def test_a_snapshot_has_its_bytes(place: Place, opened: SnapshotReader) -> None:
-    """Their digest is the etag, and they decode to the value."""
+    """The gz bytes of a snapshot have its ETag as their SHA-256, and decode to its value."""
     place.publish(FIRST)
 
     for snapshot in (opened.predictions(), opened.bots(), opened.portfolio()):
@@ -67,7 +70,10 @@ def test_a_snapshot_has_its_bytes(place: Place, opened: SnapshotReader) -> None:
 
 
 def test_lookups_are_of_the_whole_index(place: Place, opened: SnapshotReader) -> None:
-    """By symbol, and by rank in any window; a symbol that is not there is an answer too."""
+    """`symbol` and `top` look up the whole index, `top` in any window of ranks.
+
+    A missing symbol has the value `None`, and a negative window is a `ValueError`.
+    """
     version = place.publish(FIRST)
 
     low = opened.symbol("LOW")
@@ -87,7 +93,7 @@ def test_lookups_are_of_the_whole_index(place: Place, opened: SnapshotReader) ->
 
 
 def test_a_newer_version_shows_by_itself(place: Place, opened: SnapshotReader) -> None:
-    """In every method; what has changed has another etag."""
+    """Every method shows a newer version without a call of `refresh`, and what has changed has another ETag."""
     first = place.publish(FIRST)
     before = opened.predictions()
     assert before.version == first
@@ -107,7 +113,10 @@ def test_a_newer_version_shows_by_itself(place: Place, opened: SnapshotReader) -
 
 
 def test_changes_lead_from_one_version_to_the_next(place: Place, opened: SnapshotReader) -> None:
-    """Applied to all of the old one they give the new one; what was published to files alone has none."""
+    """The change since a version turns its content into the next one's.
+
+    A version that was published to files alone has no changes.
+    """
     first = place.publish(FIRST)
     whole = opened.snapshot()
     assert opened.changes(first).changes == []
@@ -119,7 +128,7 @@ def test_changes_lead_from_one_version_to_the_next(place: Place, opened: Snapsho
     nothing = opened.changes(second)
     assert (nothing.version, nothing.changes, nothing.origin) == (second, [], place.origin)
     assert (0 <= nothing.age_s < 60, nothing.stale) == (True, False)
-    assert opened.changes(second + 1).changes == []  # of a process that is ahead
+    assert opened.changes(second + 1).changes == []  # as for a client that has read it from a process that is ahead
     if place.origin == "files":
         with pytest.raises(ChangesMissing, match=rf"since version {first} is not held: none are; .* {second}, "):
             opened.changes(first)
@@ -135,7 +144,7 @@ def test_changes_lead_from_one_version_to_the_next(place: Place, opened: Snapsho
 
 @every_read
 def test_without_a_version_every_method_says_so(opened: SnapshotReader, read: Callable[[SnapshotReader], Any]) -> None:
-    """`SnapshotMissing`, with the cause."""
+    """Without a version every method raises `SnapshotMissing`, with the causes in Redis and in the files."""
     for call in (read, read_whole, lambda reader: reader.wait(0), lambda reader: reader.changes(1)):
         with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .+; files: "):
             call(opened)
@@ -144,7 +153,7 @@ def test_without_a_version_every_method_says_so(opened: SnapshotReader, read: Ca
 @pytest.mark.parametrize("kind", ["predictions", "bots", "portfolio"])
 @pytest.mark.parametrize("place", ["redis", "memory"], indirect=True)
 def test_a_part_that_cannot_be_read_is_missing(place: Place, opened: SnapshotReader, kind: Kind) -> None:
-    """From its own method and from the whole; the others answer."""
+    """An unreadable payload is `SnapshotMissing` by its own method and by `snapshot`; other methods return theirs."""
     version = place.publish(FIRST, unreadable=[kind])
 
     assert opened.wait(0).version == version
@@ -159,7 +168,7 @@ def test_a_part_that_cannot_be_read_is_missing(place: Place, opened: SnapshotRea
 
 
 def test_runs_are_newest_first(place: Place, opened: SnapshotReader) -> None:
-    """None of them while Redis is away."""
+    """`runs` returns the newest report first, and no report while Redis is away."""
     versions = [place.publish(FIRST), place.publish(SECOND)]
 
     opened.refresh()
@@ -170,7 +179,7 @@ def test_runs_are_newest_first(place: Place, opened: SnapshotReader) -> None:
 
 
 def test_waiting_ends_with_the_first_version(place: Place, opened: SnapshotReader) -> None:
-    """While it is published by another; at once where there is one."""
+    """`wait` ends when another thread publishes the first version, and at once if there is one."""
     with pytest.raises(SnapshotMissing):
         opened.wait(0.05)
     with ThreadPoolExecutor(1) as threads:
@@ -184,7 +193,7 @@ def test_waiting_ends_with_the_first_version(place: Place, opened: SnapshotReade
 
 
 def marks_of_a_snapshot(reader: SnapshotReader, pause: Callable[[], None]) -> set[float | None]:
-    """The marks that a page shows that reads all at once."""
+    """The marks on a page that reads everything by one call."""
     whole = reader.snapshot()
     marks: set[float | None] = {record.last_price for record in whole.predictions.predictions}
     pause()
@@ -194,7 +203,7 @@ def marks_of_a_snapshot(reader: SnapshotReader, pause: Callable[[], None]) -> se
 
 
 def marks_of_three_calls(reader: SnapshotReader, pause: Callable[[], None]) -> set[float | None]:
-    """The marks that a page shows that reads one after the other."""
+    """The marks on a page that reads predictions, bots and portfolio by three calls, one after another."""
     marks: set[float | None] = {record.last_price for record in reader.predictions().value.predictions}
     pause()
     marks |= {bot.equity for bot in reader.bots().value.bots.values()}
@@ -210,7 +219,10 @@ def test_a_page_is_of_one_version_while_others_are_published(
     read: Callable[[SnapshotReader, Callable[[], None]], set[float | None]],
     mixes: bool,
 ) -> None:
-    """Though newer ones show between its uses; the page of three calls proves that they do."""
+    """A page from one call has one version, though newer ones are shown while the page is made.
+
+    A page from three calls mixes versions, which proves that newer ones are shown meanwhile.
+    """
     place.publish(marked(1))
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`symbol`, `top` and `runs`: of the version that is held, from Redis or from the files."""
+"""`symbol` and `top` of the version in memory, from Redis or from the files; and `runs`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ ODD_SYMBOLS = [
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_any_text_is_a_symbol(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """Each is found under its own name; others, among them text that is no Unicode, are found to be missing."""
+    """Each symbol is found by its own name, whatever text it is.
+
+    Other text, also text that is not valid Unicode, is reported as missing.
+    """
     write_json(settings.input, [a_record(symbol=symbol, prediction=n) for n, symbol in enumerate(ODD_SYMBOLS)])
     optimize(settings)
     reader = open_reader(settings, origin)
@@ -90,7 +93,10 @@ RANKS = st.one_of(st.integers(0, 14), st.sampled_from([10**9, 2**63, 10**30]))
 def test_top_is_a_slice_of_what_is_sorted(
     settings: Settings, redis_server: RedisServer, index: list[Record], windows: Sequence[tuple[int, int]]
 ) -> None:
-    """By confidence descending, then symbol, from Redis as from files, however many are equal."""
+    """`top` returns a slice of the index sorted by confidence descending, then symbol, from Redis and from files.
+
+    This holds however many confidences are equal.
+    """
     with redis_server.client as client:
         client.flushall()
     publish_index(settings, index)
@@ -131,7 +137,7 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
 
 
 def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None:
-    """A mistake of the caller's, not a missing snapshot."""
+    """A negative window is a `ValueError`: a mistake of the caller, not a missing snapshot."""
     reader = open_reader(settings)
     for n, offset in ((-1, 0), (1, -1)):
         with pytest.raises(ValueError, match="may not be negative"):
@@ -142,7 +148,10 @@ def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None
 def test_files_answer_where_a_lookup_is_gone(
     settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
 ) -> None:
-    """An evicted ranking is not read as an empty one, nor evicted symbols as unknown ones."""
+    """If ranking or symbols were evicted from Redis, lookups that need them use the files.
+
+    An evicted ranking is not read as an empty one, nor are evicted symbols read as unknown ones.
+    """
     write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     version = version_of(optimize(settings))
     with redis_server.client as client:
@@ -157,7 +166,7 @@ def test_files_answer_where_a_lookup_is_gone(
 
 
 def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
-    """A reader that is behind finds the next version in Redis, and does not need the files."""
+    """If a reader's version has expired in Redis, lookups return the next one from Redis and need no files."""
     write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     old = version_of(optimize(settings))
     reader = open_reader(settings, "redis")
@@ -175,13 +184,13 @@ def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: R
 def test_a_crowd_of_lookups_is_no_redis_that_is_away(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, look_up: Callable[[SnapshotReader], Any]
 ) -> None:
-    """More at once than a pool has connections wait for each other, and Redis answers all of them."""
+    """Of more lookups at once than a pool has connections, some wait for others, and Redis responds to all."""
     write_json(own_settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     optimize(own_settings)
     reader = open_reader(own_settings)
     assert look_up(reader).origin == "redis"
     with own_redis.client as client, ThreadPoolExecutor(CROWD) as threads:
-        client.execute_command("CLIENT", "PAUSE", "100")  # so that all of them have asked before one is answered
+        client.execute_command("CLIENT", "PAUSE", "100")  # so that all have begun before the first response
         origins = {answer.origin for answer in threads.map(lambda _: look_up(reader), range(CROWD))}
         assert origins == {"redis"}
         client.execute_command("CLIENT", "PAUSE", "100")
@@ -189,7 +198,7 @@ def test_a_crowd_of_lookups_is_no_redis_that_is_away(
 
 
 def test_runs_are_the_newest_first(settings: Settings, open_reader: Open) -> None:
-    """As many as asked for, whole reports."""
+    """`runs` returns whole reports, the newest first, and as many as were requested."""
     reports = [run_old(settings), optimize(settings), optimize(settings, force=True)]
     reader = open_reader(settings)
 
@@ -201,7 +210,7 @@ def test_runs_are_the_newest_first(settings: Settings, open_reader: Open) -> Non
 
 
 def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """No runs yet, reports that cannot be read, and a Redis that is down: a page shows none, and no error."""
+    """If there are no runs, reports cannot be read, or Redis is down, `runs` returns no report and raises no error."""
     reader = open_reader(own_settings)
     assert reader.runs() == []
     for fields in (
@@ -221,7 +230,10 @@ def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: R
 def test_lookups_do_not_follow_a_stale_replica(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """They answer for the version that is held: from the files, or, where those are not seen, not at all."""
+    """If Redis is a replica with an older version, lookups are of the version in memory.
+
+    They read the files, or raise `SnapshotMissing` where a reader does not see the files.
+    """
     first = write_with_low(settings, 1)
     with redis_server.client as client:
         before = {name: client.dump(name) for name in cast("list[bytes]", client.keys(Keys(settings.source).every))}
@@ -251,7 +263,7 @@ def test_lookups_do_not_follow_a_stale_replica(
 def test_lookups_do_not_follow_files_that_lag(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, tmp_path: Path
 ) -> None:
-    """While Redis hangs, files that are older than what is held are left alone."""
+    """While Redis hangs, lookups do not read files that are older than the version in memory."""
     write_with_low(own_settings, 1)
     shutil.copytree(local(own_settings.output_dir), tmp_path / "lags", symlinks=True)
     second = write_with_low(own_settings, 2)

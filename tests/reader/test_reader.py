@@ -28,7 +28,7 @@ from tests.support.rolling_files import write_json
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_a_new_version_is_seen_by_itself(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """Soon after a publish every read shows it, without a call of `refresh`."""
+    """Soon after a publish every read shows the new version, without a call of `refresh`."""
     run_old(settings)
     reader = open_reader(settings, origin)
     for read in READS.values():
@@ -44,7 +44,7 @@ def test_a_new_version_is_seen_by_itself(settings: Settings, open_reader: Open, 
 
 
 def test_a_reader_is_made_of_the_environment(settings: Settings) -> None:
-    """The same variables as the worker's."""
+    """A reader can be made from the environment variables that a worker uses."""
     run_old(settings)
     environ = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
 
@@ -57,7 +57,7 @@ def _refreshers() -> list[threading.Thread]:
 
 
 def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one refresher a process, however many threads read first."""
+    """When 16 threads begin to read at the same time, the process does one refresh and starts one refresher."""
     run_old(settings)
     before = set(_refreshers())  # of readers that other tests have left to the garbage collector
     refreshes: list[int] = []
@@ -78,7 +78,7 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
 
 
 def test_a_reader_that_is_garbage_ends_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropped without `close`, it does not go on asking."""
+    """The thread of a reader that is garbage ends, also without a call of `close`."""
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 0.05)
     run_old(settings)
     before = set(_refreshers())
@@ -92,7 +92,7 @@ def test_a_reader_that_is_garbage_ends_its_thread(settings: Settings, monkeypatc
 
 
 def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open) -> None:
-    """Closing ends the thread and the connections, and nothing else."""
+    """A closed reader can be used again, since closing ends the thread and the connections, and nothing else."""
     run_old(settings)
     reader = open_reader(settings)
     if isinstance(reader, SnapshotReader):
@@ -105,7 +105,10 @@ def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test provokes
 def test_a_reader_whose_refresher_has_died_begins_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in what is called within a refresh ends the thread once, and the next read starts another."""
+    """A bug in what a refresh calls ends the thread.
+
+    Reads raise the error as long as the bug is there; afterwards the next read starts another thread.
+    """
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 0.05)
     first = version_of(run_old(settings))
     fails = False
@@ -167,7 +170,7 @@ print(codes)
 
 
 def test_a_forked_child_reads_on_by_itself(settings: Settings) -> None:
-    """While four threads read: eight children, each with the version that was held, and soon with the next one."""
+    """Eight children that are forked while four threads read each show the version in memory, and soon the next one."""
     run_old(settings)
     environ = {
         "ROLLING_INPUT": str(settings.input),
@@ -186,7 +189,7 @@ def test_a_forked_child_reads_on_by_itself(settings: Settings) -> None:
 
 
 def test_a_process_has_two_connections(settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """One listens to the channel, the other asks; lookups one after the other take no further one."""
+    """A reader has two connections, one for the channel and one for requests; lookups one after another add none."""
     own_redis.start()
     own = replace(settings, redis_url=own_redis.url)
     run_old(own)

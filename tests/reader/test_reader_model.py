@@ -1,6 +1,6 @@
-"""The readers' law: of all that can be seen the newest version is shown, and never an older one than before.
+"""The readers' rule: a reader shows the newest version that it can see, and never an older one than before.
 
-A state machine of real runs, a real Redis and both readers. After each step every method of every reader is asked.
+A state machine of real runs, a real Redis and both readers. After each step every method of every reader is called.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ READS: Final[dict[str, Callable[[SnapshotReader], tuple[int, set[float]]]]] = {
     "symbol, held": lambda reader: _seen(reader.symbol("A"), lambda value: [value.last_price]),
     "top, held": lambda reader: _seen(reader.top(2), lambda value: [record.last_price for record in value]),
 }
-# These need the index of the version, which is not held.
+# These need the index of the version, which is not in memory.
 LOOKUPS: Final[dict[str, Callable[[SnapshotReader], tuple[int, set[float]]]]] = {
     "symbol": lambda reader: _seen(reader.symbol("LOW"), lambda value: [value.last_price]),
     "no symbol": lambda reader: (reader.symbol("MISSING").version, set()),
@@ -64,14 +64,14 @@ def _seen(answer: Any, generations: Callable[[Any], list[float]]) -> tuple[int, 
 
 
 def held_version(reader: SnapshotReader) -> int:
-    """The version that a reader shows; 0: none."""
+    """The version that a reader shows, or 0 if it has none."""
     with suppress(SnapshotMissing):
         return reader.manifest().version
     return 0
 
 
 def write_generation(settings: Settings, generation: int) -> None:
-    """Write an input in which every value tells its generation."""
+    """Write an input in which every value is the number of its generation."""
     records = {symbol: a_record(last_price=generation, confidence=0.9) for symbol in "ABC"}
     records["LOW"] = a_record(last_price=generation, confidence=0.1)
     bot = {"equity": generation, "positions": {"A": {"qty": generation, "avg": 1}}}
@@ -79,7 +79,7 @@ def write_generation(settings: Settings, generation: int) -> None:
 
 
 class Law(RuleBasedStateMachine):
-    """One source, its worker, its Redis, and readers that come and go.
+    """One source with its worker and its Redis, and readers that are opened and closed.
 
     The readers see the files through a link, which may lead to an older copy of them.
     """
@@ -115,7 +115,7 @@ class Law(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Close the readers."""
-        self._bring_back()  # so that they need not wait
+        self._bring_back()  # so that closing need not wait for Redis
         for stack, *_ in self._readers:
             stack.close()
 
@@ -123,13 +123,13 @@ class Law(RuleBasedStateMachine):
 
     @rule(new=st.booleans(), force=st.booleans())
     def run(self, new: bool, force: bool) -> None:
-        """A tick, with a new input or without, or a run by hand."""
+        """Make a scheduled run or a run by hand, with a new input or the old one."""
         if new or not self._generation:
             self._write()
         report = self._optimize(self._generation, force=force)
         assert report.status in ("success", "unchanged")
         if self._redis == "well":
-            # A busy machine may take longer than the short timeout here; the next tick gives the set to Redis then.
+            # A busy machine may take longer than the short timeout here; then the next tick publishes the set to Redis.
             wait_until(lambda: report.cache != "down" or self._optimize(self._generation).cache != "down", what="Redis")
             pointer, manifest = self._pointer(), snapshot_store(self._directory / "out").read_manifest()
             assert pointer is not None
@@ -139,13 +139,13 @@ class Law(RuleBasedStateMachine):
 
     @rule()
     def run_without_cache(self) -> None:
-        """A run by hand that leaves Redis alone."""
+        """Make a run by hand that does not use Redis."""
         self._write()
         self._optimize(self._generation, use_cache=False)
 
     @rule(state=st.sampled_from(["away", "hangs", "well"]))
     def overlap(self, state: str) -> None:
-        """A run that is overtaken amid its scan, by one that reads a newer input; Redis may come back in between."""
+        """Make a run that is overtaken during its scan by a run over a newer input; Redis may recover in between."""
         self._write()
         older = self._generation
         self.redis_is(state)
@@ -172,7 +172,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full", "well"]))
     def redis_is(self, state: str) -> None:
-        """It is gone; or takes connections and answers nothing; or refuses writes; or all is well again."""
+        """Kill Redis, make it hang or refuse writes, or make it well again."""
         self._bring_back()
         with self._server.client as client:
             client.config_set("min-replicas-to-write", int(state == "lost its replicas"))
@@ -185,7 +185,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full"]), new=st.booleans())
     def outage(self, state: str, new: bool) -> None:
-        """It fails, a run continues without it, and the input is unchanged at the first tick after that."""
+        """Let Redis fail and a run continue without it; at the first tick after that the input is unchanged."""
         self.redis_is(state)
         self.run(new=new, force=not new)
         self.every_method_shows_the_newest()
@@ -193,7 +193,10 @@ class Law(RuleBasedStateMachine):
         self.run(new=False, force=False)
 
     def _bring_back(self) -> None:
-        """It goes on, and with what it was sent meanwhile: the lock of a run that gave up would be taken for 10 s."""
+        """Start or resume Redis, and delete the locks of runs that have given up.
+
+        A Redis that hung executes what it was sent meanwhile, and would hold such a lock for 10 s.
+        """
         if self._redis == "away":
             self._server.start()
         self._server.resume()
@@ -201,13 +204,13 @@ class Law(RuleBasedStateMachine):
             wait_until(client.ping, what="Redis")
             pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
             self._glimpsed = pointer.version if pointer is not None else 0
-            with suppress(redis.ResponseError):  # it refuses writes, and so has refused that one too
+            with suppress(redis.ResponseError):  # it refuses writes, so it has refused the lock too
                 client.delete(self._keys.lock, self._keys.publishing)
 
     @precondition(lambda self: self._redis == "well")
     @rule()
     def fall_behind(self) -> None:
-        """A replica stops hearing from its master."""
+        """Let a replica lose the connection to its master: its data stay as they are now."""
         with self._server.client as client:
             names = cast("list[bytes]", client.keys(self._keys.every))
             self._backup = {name: cast("bytes", client.dump(name)) for name in names}
@@ -215,7 +218,7 @@ class Law(RuleBasedStateMachine):
     @precondition(lambda self: self._redis == "well")
     @rule()
     def fail_over(self) -> None:
-        """That replica becomes the master, empty where it has never heard of any."""
+        """Make that replica the master; it is empty if it was never connected."""
         with self._server.client as client:
             client.flushall()
             for name, dumped in self._backup.items():
@@ -224,7 +227,7 @@ class Law(RuleBasedStateMachine):
     @precondition(lambda self: self._redis == "well")
     @rule(ahead_s=st.sampled_from([-DAY_S, -60.0, 60.0, DAY_S]))
     def forge_the_time(self, ahead_s: float) -> None:
-        """A worker of an earlier release, whose clock is wrong, has confirmed the version."""
+        """Confirm the version by a wrong clock, as a worker of an earlier release may do."""
         with self._server.client as client:
             if client.exists(self._keys.current):
                 client.hset(self._keys.current, "checked_at", optimizer.cache.clocks.text_of(time.time() + ahead_s))
@@ -233,7 +236,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(lag=st.booleans())
     def files_lag(self, lag: bool) -> None:
-        """For the readers the files stay as they are now; or they see them as they are again."""
+        """Let the readers see a copy of the files as they are now, or the real files again."""
         target = self._directory / "out"
         if lag:
             target = self._directory / f"copy-{time.monotonic_ns()}"
@@ -246,7 +249,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), without_files=st.booleans())
     def open_reader(self, kind: str, without_files: bool) -> None:
-        """Open a new one; close the oldest if there are many."""
+        """Open a reader; close the oldest one if there are more than `READERS`."""
         stack = ExitStack()
         settings = replace(self._settings, output_dir=self._view)
         reader = Open(stack, kind)(settings, "redis" if without_files else None)
@@ -256,14 +259,17 @@ class Law(RuleBasedStateMachine):
 
     @rule(ahead_s=st.sampled_from([-DAY_S, -120.0, 0.0, 120.0, DAY_S]))
     def shift_clock(self, ahead_s: float) -> None:
-        """The readers' clock is set, or jumps."""
+        """Set the readers' clock ahead or back."""
         self._ahead_s = ahead_s
 
-    # ---- the law
+    # ---- what has to hold after each step
 
     @invariant()
     def every_method_shows_the_newest(self) -> None:
-        """Of what is held, in Redis and in the files; and none shows an older version or generation than before."""
+        """Check that each method shows the newest version of those in memory, in Redis and in the files.
+
+        None may show an older version or generation than before.
+        """
         pointer = self._pointer()
         for _, reader, has_files, shown in self._readers:
             manifest = snapshot_store(self._view).read_manifest() if has_files else None
@@ -277,7 +283,7 @@ class Law(RuleBasedStateMachine):
                 reader.refresh()
                 return held_version(reader) == expected
 
-            # At once, but for a machine so busy that the short timeout here is too short.
+            # It does at once, unless the machine is so busy that the short timeout here is too short.
             wait_until(shows_it, what=f"version {expected}")
             if not expected:
                 with pytest.raises(SnapshotMissing):
@@ -309,12 +315,12 @@ class Law(RuleBasedStateMachine):
 
     @invariant()
     def generations_rise_with_versions(self) -> None:
-        """No run has published an older input under a newer version."""
+        """Check that no run has published an older input under a newer version."""
         generations = [self._generations[version] for version in sorted(self._generations)]
         assert generations == sorted(generations)
 
     def _check_that_all_are_fresh(self) -> None:
-        """A run has just confirmed the version in Redis: whatever the clocks say, no reader takes it for old."""
+        """Check that no reader calls the version old that a run has just confirmed in Redis, whatever clocks say."""
         for _, reader, *_ in self._readers:
             reader.refresh()
             state = reader.manifest()
@@ -334,7 +340,7 @@ class Law(RuleBasedStateMachine):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that hangs times out after a moment; readers refresh only when a rule calls them."""
+    """Let requests to a Redis that hangs time out after 0.06 or 0.12 s; readers refresh only when a rule calls them."""
     for module in (optimizer.reader.redis_store, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)
@@ -343,7 +349,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(own_redis: RedisServer) -> Iterator[RedisServer]:
-    """A Redis that may hang."""
+    """A Redis that is up and that the test may pause."""
     own_redis.start()
     yield own_redis
     own_redis.resume()
@@ -353,9 +359,12 @@ def server(own_redis: RedisServer) -> Iterator[RedisServer]:
 def test_readers_never_go_back_and_never_stand_still(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever becomes of Redis, files and clocks, and whenever a reader is opened."""
+    """Readers show the newest version, and never an older one again, whatever happens to Redis, files and clocks.
+
+    It does not matter when a reader is opened.
+    """
     run_state_machine_as_test(
-        cast("Any", lambda: Law(server, tmp_path / "source", monkeypatch)),  # a factory will do, by its documentation
+        cast("Any", lambda: Law(server, tmp_path / "source", monkeypatch)),  # its documentation allows a factory
         # Not shrunk: an example takes a second, so that the time of the test would end before a failure was shown.
         settings=hypothesis_settings(
             max_examples=examples(15), stateful_step_count=15, deadline=None, phases=[Phase.reuse, Phase.generate]

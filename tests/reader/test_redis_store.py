@@ -1,4 +1,4 @@
-"""What Redis holds: damaged, of another type, or for a user who may only read."""
+"""Reading Redis: damaged values, keys of another type, and a user of Redis who may only read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ DAMAGED_PAYLOADS: dict[str, bytes | None] = {
 def test_files_answer_where_a_payload_cannot_be_read(
     settings: Settings, redis_server: RedisServer, open_reader: Open, payload: bytes | None
 ) -> None:
-    """And without files it is a missing snapshot, no other error."""
+    """A payload that is missing or damaged in Redis is read from the files.
+
+    Without files it is `SnapshotMissing`, and no other error.
+    """
     version = version_of(run_old(settings))
     key = Keys(settings.source).payload(version, "predictions")
     with redis_server.client as client:
@@ -67,7 +70,7 @@ def test_files_answer_where_the_pointer_is_damaged(
     read: Callable[[SnapshotReader], Any],
     damage: dict[str, str],
 ) -> None:
-    """Whatever is read."""
+    """If the pointer in Redis is damaged, every read uses the files."""
     run_old(settings)
     with redis_server.client as client:
         client.hset(Keys(settings.source).current, mapping=damage)
@@ -80,7 +83,10 @@ def test_files_answer_where_the_pointer_is_damaged(
 def test_files_answer_where_keys_have_another_type(
     settings: Settings, redis_server: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any], key: str
 ) -> None:
-    """Another program's keys under our names."""
+    """If the pointer has another type, as the key of another program may have, every read uses the files.
+
+    If all other keys have another type, no read fails.
+    """
     version = version_of(run_old(settings))
     keys = Keys(settings.source)
     with redis_server.client as client:
@@ -96,7 +102,10 @@ def test_files_answer_where_keys_have_another_type(
 
 
 def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
-    """A user of Redis who may read our keys and hear our channel; without the channel it is slower, and no worse."""
+    """A reader needs a user of Redis who may read the keys and listen to the channel, and no more.
+
+    Without the channel new versions are shown all the same, only later.
+    """
     run_old(settings)
     url = settings.redis_url.replace("://", "://web:made-up@")
     for channels in ("&rolling:*", "resetchannels"):

@@ -1,4 +1,4 @@
-"""What a reader returns: typed values of one version, from Redis as from files, also while a worker publishes."""
+"""The results of a reader: typed values of one version, from Redis and from files, also while a worker publishes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.rolling_files import a_record, local, write_json
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """Each has the version, the bytes of the file, their digest as etag, and the value decoded."""
+    """Each result has the version, the bytes of the file, their digest as ETag, the decoded value, and its origin."""
     report = run_old(settings)
     reader = open_reader(settings, origin)
 
@@ -54,7 +54,7 @@ def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The same object is returned until the version changes; it is shared, so readers may not change it."""
+    """The same object is returned until the version changes. It is shared, so callers may not change it."""
     run_old(settings)
     reader = open_reader(settings, origin)
     first = reader.predictions()
@@ -68,7 +68,7 @@ def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: O
 
 
 class Seen(NamedTuple):
-    """What one read showed: the version, and the generations of all the values in it."""
+    """What one read showed: the version, and the generations of all values in it."""
 
     version: int
     generations: frozenset[float]
@@ -84,12 +84,12 @@ GENERATION_READS: list[Callable[[SnapshotReader], Seen]] = [
 
 
 def seen(answer: Snapshot[Any] | Answer[Any], generations: Callable[[Any], list[float]]) -> Seen:
-    """Take down an answer."""
+    """Return the version and the generations in the result of a read."""
     return Seen(answer.version, frozenset(generations(answer.value)))
 
 
 def write_generation(settings: Settings, generation: int, *, use_cache: bool) -> Report:
-    """Make a version in which every value tells its generation; the confidences change places."""
+    """Publish a version in which every value is the number of its generation; the order by confidence changes."""
     records = {
         symbol: a_record(last_price=generation, confidence=0.5 + (generation + n) % 5 / 10)
         for n, symbol in enumerate("ABCDE")
@@ -104,7 +104,10 @@ def write_generation(settings: Settings, generation: int, *, use_cache: bool) ->
 def test_readers_see_whole_versions_in_order_while_they_are_published(
     settings: Settings, open_reader: Open, origin: Origin
 ) -> None:
-    """Twenty-five versions, four threads with a reader in common: no error, no mixture, never an older one again."""
+    """While 25 versions are published, four threads that share a reader see no error and no mixture of versions.
+
+    None of them sees an older version after a newer one.
+    """
     use_cache = origin == "redis"
     written = {version_of(write_generation(settings, 1, use_cache=use_cache)): 1.0}
     reader = open_reader(settings, origin)
@@ -137,7 +140,7 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
 
 
 def test_an_answer_is_of_one_version() -> None:
-    """The check above can fail: a mixture is seen as one."""
+    """A mixture of two generations is recognised as such, so the check in the test above can fail."""
     mixed = Answer(
         version=7,
         etag="7",

@@ -35,7 +35,10 @@ def wait_for_refreshes(reader: SnapshotReader) -> None:
 
 
 def test_a_callback_is_called_once_with_each_newer_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not with the current one, not again with the next refreshes, and not any more once it is removed."""
+    """A callback is called once with each newer version.
+
+    It is not called with the current one, nor again at the next refreshes, nor after it was removed.
+    """
     for name in ("POLL_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
         monkeypatch.setattr(optimizer.reader.redis_store, name, 0.05)
     place.publish(FIRST)
@@ -58,7 +61,7 @@ def test_a_callback_is_called_once_with_each_newer_version(place: Place, monkeyp
 
 
 def test_the_first_version_is_new(place: Place) -> None:
-    """To a callback that was added before there was one."""
+    """A callback that was added before there was a version is called with the first one."""
     reader = place.open()
     told: list[State] = []
     reader.on_version(told.append)
@@ -70,7 +73,7 @@ def test_the_first_version_is_new(place: Place) -> None:
 
 
 def test_a_callback_that_fails_ends_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is logged, the others are called, and the next version shows."""
+    """If a callback fails, its error is logged, the other callbacks are called, and the next version is shown."""
     place.publish(FIRST)
     reader = place.open()
     told: list[int] = []
@@ -92,7 +95,10 @@ def test_a_callback_that_fails_ends_nothing(place: Place, caplog: pytest.LogCapt
 
 
 def test_a_callback_may_use_the_reader(place: Place) -> None:
-    """It may read, look up, refresh, add and remove callbacks, and close the reader."""
+    """A callback may read, look up, refresh, add and remove callbacks, and close the reader.
+
+    Afterwards the reader can be used again.
+    """
     place.publish(FIRST)
     reader = place.open()
     read: list[tuple[int, int]] = []
@@ -110,11 +116,11 @@ def test_a_callback_may_use_the_reader(place: Place) -> None:
     second = place.publish(SECOND)
     assert closed.wait(5)
     assert read == [(second, second)]
-    assert reader.manifest().version == second  # and is used again
+    assert reader.manifest().version == second  # it can be used again
 
 
 def test_a_callback_may_remove_the_next_one(place: Place) -> None:
-    """Which is then not called with this version any more."""
+    """If a callback removes the next one, that one is not called with the same version any more."""
     place.publish(FIRST)
     reader = place.open()
     told: list[str] = []
@@ -133,7 +139,7 @@ def test_a_callback_may_remove_the_next_one(place: Place) -> None:
 
 
 def test_only_the_newest_version_counts(settings: Settings) -> None:
-    """A callback that takes long is called with the newest of those that were published meanwhile."""
+    """A callback that takes long is then called with the newest of the versions that were published meanwhile."""
     run_old(settings)
     told: list[int] = []
     entered, resume = threading.Event(), threading.Event()
@@ -154,7 +160,10 @@ def test_only_the_newest_version_counts(settings: Settings) -> None:
 
 
 def test_callbacks_are_kept_when_a_reader_is_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It calls them again as soon as it is used again: with what was published meanwhile."""
+    """A closed reader keeps its callbacks.
+
+    When it is used again, it calls them with the version that was published meanwhile.
+    """
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
     place.publish(FIRST)
     reader = place.open()
@@ -170,7 +179,7 @@ def test_callbacks_are_kept_when_a_reader_is_closed(place: Place, monkeypatch: p
 
 
 def test_a_wait_ends_when_the_reader_is_closed(place: Place) -> None:
-    """With the error that a wait has which takes too long."""
+    """`wait` ends when the reader is closed, with the same error as after its timeout."""
     reader = place.open()
     errors: list[SnapshotMissing] = []
 
@@ -214,7 +223,7 @@ print(code, told == [version])
 
 @pytest.mark.slow
 def test_a_forked_child_calls_the_callbacks_that_it_inherits(settings: Settings) -> None:
-    """Once it has read, and as its parent does."""
+    """A forked child that has read calls the callbacks that it has inherited, as its parent does."""
     run_old(settings)
     environ = {
         "ROLLING_INPUT": str(settings.input),
@@ -235,7 +244,7 @@ def test_a_forked_child_calls_the_callbacks_that_it_inherits(settings: Settings)
 
 
 def test_a_publish_in_memory_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A callback that blocks is an error of the test that publishes."""
+    """If a callback blocks, `publish` of a reader in memory raises `TimeoutError` in the test that calls it."""
     monkeypatch.setattr(optimizer.testing.memory, "CALLBACKS_S", 0.1)
     resume = threading.Event()
     with closing(testing.reader()) as reader:
@@ -249,7 +258,7 @@ def test_a_publish_in_memory_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPa
 
 
 def test_versions_begin_with_the_current_one(place: Place) -> None:
-    """Then each newer one, until the reader is closed."""
+    """`versions()` returns the current version, then each newer one, until the reader is closed."""
     first = place.publish(FIRST)
 
     async def follow() -> list[int]:
@@ -271,7 +280,7 @@ def test_versions_begin_with_the_current_one(place: Place) -> None:
 
 
 def test_versions_wait_for_the_first_one(place: Place) -> None:
-    """And end when the reader is closed, in each task that iterates."""
+    """`versions()` waits for the first version, and ends when the reader is closed, in each task that iterates."""
 
     async def follow(reader: AsyncSnapshotReader, seen: set[int]) -> list[int]:
         versions = []
@@ -294,7 +303,10 @@ def test_versions_wait_for_the_first_one(place: Place) -> None:
 
 
 def test_an_iterator_that_is_left_is_forgotten(place: Place) -> None:
-    """After `break`, after a cancellation, after a loop that is closed without any clean-up; the reader goes on."""
+    """An iterator that is no longer used has no callback in the reader, which continues to work.
+
+    This holds after `break`, a cancellation, a timeout, and a loop that is closed without any clean-up.
+    """
     place.publish(FIRST)
     reader = place.open_async()
     callbacks = reader._reader._callbacks
@@ -344,7 +356,7 @@ def test_an_iterator_that_is_left_is_forgotten(place: Place) -> None:
 
 
 def test_versions_go_on_in_another_loop(settings: Settings) -> None:
-    """With an iterator of its own each."""
+    """After one event loop has ended, another one can iterate over the versions, with an iterator of its own."""
     first = version_of(run_old(settings))
     reader = AsyncSnapshotReader.from_settings(settings)
 
@@ -366,7 +378,7 @@ def test_versions_go_on_in_another_loop(settings: Settings) -> None:
 
 
 def test_a_reader_for_asyncio_can_share_another_one() -> None:
-    """Its thread, its version and its callbacks; for a host that has one already."""
+    """An asyncio reader can share thread, version and callbacks of another reader, for a host that has one already."""
     with closing(testing.reader(missing=True)) as reader:
         told: list[int] = []
         reader.on_version(lambda state: told.append(state.version))

@@ -1,4 +1,4 @@
-"""A service of real processes for each test that asks for one."""
+"""A fixture that starts services of real processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.redis_servers import RedisServer
 
 @pytest.fixture
 def start(tmp_path: Path, own_redis: RedisServer, rng: random.Random, figures: Figures) -> Iterator[Start]:
-    """Start a service; all of it is stopped when the test ends."""
+    """A function that starts a service; all of it is stopped when the test ends."""
     services: list[Service] = []
 
     def start_service(*, beats: int = 2, **options: Any) -> Service:

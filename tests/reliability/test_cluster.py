@@ -44,7 +44,10 @@ def settings(tmp_path: Path, cluster: RedisCluster) -> Settings:
 def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
     settings: Settings, cluster: RedisCluster
 ) -> None:
-    """Each step is seen by one reader, which sees no older version after a newer one."""
+    """Runs and readers continue after a failover and while a slot migrates.
+
+    One reader sees each step, and no older version after a newer one.
+    """
     target = cluster.nodes[1]
     first = publish(settings, 0.6)
     with closing(SnapshotReader(settings.redis_url, settings.source, None, interval_s=1.0)) as reader:
@@ -52,13 +55,13 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         reader.on_version(lambda state: seen.append(state.version))
         assert reader.wait(10).version == first
 
-        # The replica takes over what it has; the run reaches it by the nodes that are left.
+        # The replica becomes the master with the data that it has; the run finds it by the nodes that are left.
         wait_until(lambda: cluster.has_replicated(str(first)), what="the first version in the replica")
         cluster.fail_over()
         second = publish(settings, 0.65)
         wait_until(lambda: reader.manifest().version == second, what="the second version")
 
-        # Keys are on both nodes: what is held stays, and a run writes the files alone.
+        # Keys are on both nodes: the reader keeps its version, and a run writes the files alone.
         cluster.begin_migration(target)
         assert cluster.move_keys(target, 4) == 4
         reader.refresh()
@@ -67,12 +70,12 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         during = optimize(settings)
         assert (during.status, during.cache) == ("success", "down")
 
-        # Each key is elsewhere already: a client that comes now finds the node that still has the slot.
+        # All keys are on the other node: a client that connects now finds the node that still has the slot.
         cluster.move_keys(target, 100)
         with connect(cluster.url, timeout_s=1.0, source="brain") as client:
             assert client.ping()
 
-        # MOVED: connections to the node that had them find the new one.
+        # MOVED: clients with connections to the old node find the new one.
         cluster.end_migration(target)
         assert optimize(settings).cache == "republished"
         wait_until(lambda: reader.manifest().version == during.version, what="the third version")
@@ -87,7 +90,7 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
 
 
 def publish(settings: Settings, confidence: float) -> int:
-    """Make a version with this content; return it."""
+    """Publish a version with a record of this confidence; return its number."""
     write_json(settings.input, {"AAPL": a_record(confidence=confidence)})
     report = optimize(settings)
     assert report.version is not None
@@ -96,7 +99,10 @@ def publish(settings: Settings, confidence: float) -> int:
 
 
 def test_what_a_cluster_cannot_do_has_a_sentence(settings: Settings, cluster: RedisCluster) -> None:
-    """It can be the cache, and no broker; without its nodes, or by the URL of a server, `config` says what to do."""
+    """A cluster is accepted as the cache, and refused as the broker.
+
+    If its nodes are down, or the URL is of a single node, the message names the problem and what to do.
+    """
     assert check_cache(settings.redis_url, "brain") == []
     with pytest.raises(CacheUnavailable, match="Celery cannot use a cluster as its broker; set ROLLING_BROKER_URL"):
         check_broker(settings.broker_url, "brain")

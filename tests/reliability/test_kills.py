@@ -1,6 +1,6 @@
 """Kills of a worker's children at random moments of their runs.
 
-A module of its own, since it takes minutes: so it runs beside the other faults.
+This is a module of its own, since it takes minutes and so runs in parallel with the other faults.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def duration_s(service: Service, client: Any) -> float:
 def test_a_child_killed_at_random_moments_of_its_runs(
     start: Start, rng: random.Random, request: pytest.FixtureRequest
 ) -> None:
-    """Each time the children of a real worker die, one of them amid a run, and the next run, in a new one, publishes.
+    """Whenever a worker's children are killed, one of them during a run, the next run publishes in a new child.
 
-    What stays of the run's locks is removed at once, which else takes 10 s to expire; other tests wait for it.
+    The locks that a killed run leaves are removed at once. They take 10 s to expire, for which other tests wait.
     """
     wanted = LONG_KILLS if request.config.getoption("--long-life") else SHORT_KILLS
     service = start(beats=0, write_every_s=0.05)
@@ -52,7 +52,7 @@ def test_a_child_killed_at_random_moments_of_its_runs(
             token = service.wait_for_a_run(client, force=rng.random() < 0.8)
             time.sleep(rng.uniform(0, usual_s))
             killed = service.kill_children()
-            kills += client.get(service.keys.lock) == token  # else the run was through
+            kills += client.get(service.keys.lock) == token  # else the run had ended
             client.delete(service.keys.lock, service.keys.publishing)
             service.wait_for_new_children(killed)
             if rng.random() < 0.5:
@@ -61,10 +61,10 @@ def test_a_child_killed_at_random_moments_of_its_runs(
 
 
 def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> None:
-    """Commands and children of the worker die at random moments while old versions are published again.
+    """Commands and children of the worker are killed at random moments while old versions are published again.
 
     No reader sees a torn or mixed version, or a lower number. While a version is pinned no run replaces it; afterwards
-    the next run publishes what the input holds by then.
+    the next run publishes what the input has by then.
     """
     service = start(beats=1, write_every_s=0.1, keep_versions=20)
     with service.redis.client as client, service.fault("SIGKILL of rollback, unpin and children", ROLLBACKS):
@@ -81,7 +81,7 @@ def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> N
             assert (service.runs()[0].version, kept_by(service)[0]) == (pinned, pinned)
             service.command("unpin", kill_after_s=rng.uniform(0.1, 0.8))
             client.delete(service.keys.lock, service.keys.publishing)
-            service.command("unpin")  # unless the one that was killed has done it
+            service.command("unpin")  # needed if the one that was killed has not unpinned
             service.wait_for_news()
     service.check()
 
@@ -92,7 +92,7 @@ def kept_by(service: Service) -> list[int]:
 
 
 def kill_children_amid_a_run(service: Service, client: Any, rng: random.Random) -> None:
-    """Kill them shortly after a tick or a forced run has taken the lock."""
+    """Kill all children of the worker shortly after a tick or a forced run has taken the lock."""
     service.send(force=True)
     service.wait_for_a_run(client)
     time.sleep(rng.uniform(0, 0.05))

@@ -1,4 +1,4 @@
-"""Failovers by real Sentinels: runs publish and readers read on, and no reader sees an older version after a newer."""
+"""Failovers by real Sentinels: runs publish and readers read as before, and no reader shows an older version again."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def settings(tmp_path: Path, group: SentinelGroup) -> Settings:
 
 
 def reader_of(settings: Settings) -> SnapshotReader:
-    """A reader of Redis alone, which no file can help."""
+    """A reader that sees Redis, and no files."""
     return SnapshotReader(settings.redis_url, settings.source, None, interval_s=settings.interval_s)
 
 
 def publish(settings: Settings, confidence: float) -> int:
-    """Make a version with this content; return it."""
+    """Publish a version with a record of this confidence; return its number."""
     write_json(settings.input, {"AAPL": a_record(confidence=confidence)})
     report = optimize(settings)
     assert report.version is not None
@@ -57,7 +57,7 @@ def publish(settings: Settings, confidence: float) -> int:
 
 
 def test_runs_and_readers_go_on_after_failovers(settings: Settings, group: SentinelGroup) -> None:
-    """The new master has what the old one had, and the next version comes from there; a Sentinel may be away."""
+    """After a failover with one Sentinel down, the next version is published to the new master, and readers show it."""
     first = publish(settings, 0.6)
     with closing(reader_of(settings)) as reader:
         assert reader.wait(10).version == first
@@ -71,7 +71,10 @@ def test_runs_and_readers_go_on_after_failovers(settings: Settings, group: Senti
 
 
 def test_a_replica_that_lost_the_last_flip_takes_no_reader_back(settings: Settings, group: SentinelGroup) -> None:
-    """A reader keeps the version that it has seen, until a run gives the new master that or a newer one."""
+    """If a new master lacks the last version, a reader that has shown it keeps it.
+
+    The next run publishes it to the new master again, and then newer ones follow.
+    """
     first = publish(settings, 0.6)
     with closing(reader_of(settings)) as reader, closing(reader_of(settings)) as late:
         seen: list[int] = []
@@ -97,7 +100,10 @@ def test_a_replica_that_lost_the_last_flip_takes_no_reader_back(settings: Settin
 def test_a_flip_shows_nothing_that_was_lost_in_part(
     settings: Settings, group: SentinelGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failover amid a run, between two batches that are staged: the new master has half an index, and shows none."""
+    """After a failover between two staged batches of a run, the new master has half an index and shows no version.
+
+    The run ends with `PublishRefused`, and the next run publishes the whole version.
+    """
     write_json(settings.input, {f"S{number:04}": a_record() for number in range(2 * STAGE_BATCH)})
     batches = 0
     execute = Pipeline.execute
@@ -127,7 +133,10 @@ def test_a_flip_shows_nothing_that_was_lost_in_part(
 
 
 def test_an_old_master_that_is_back_refuses_writes_and_the_next_try_reaches_the_new_one(group: SentinelGroup) -> None:
-    """With `min-replicas-to-write`: for ten seconds no Sentinel tells it that it is one no more."""
+    """With `min-replicas-to-write`, an old master that is back refuses writes, and the next try reaches the new one.
+
+    For ten seconds no Sentinel makes the old master a replica.
+    """
     old = group.master
     with old.client as direct, connect(group.url, timeout_s=5.0) as kept:
         direct.config_set("min-replicas-to-write", 1)
@@ -146,7 +155,10 @@ def test_an_old_master_that_is_back_refuses_writes_and_the_next_try_reaches_the_
 
 
 def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> None:
-    """A wrong name of the master is refused at once; a master that is down, and Sentinels, are waited for."""
+    """A wrong master name is refused at once; a master or Sentinels that are down are away, and are waited for.
+
+    A Sentinel that hangs delays only the first request.
+    """
     check_cache(group.url, "brain")
     check_broker(group.url, "brain")
 
@@ -156,9 +168,9 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
 
     group.suspend_sentinel(group.ports[0])
     with connect(group.url, timeout_s=0.25) as client:
-        assert client.ping()  # the next one has answered
+        assert client.ping()  # the next Sentinel has responded
     masters = SentinelMasters(RedisUrl.parse(group.url), {"socket_timeout": 1.0})
-    for _ in range(2):  # and is asked first the next time
+    for _ in range(2):  # the second time, the Sentinel that has responded gets the first request
         began_s = time.monotonic()
         masters.discover_master(MASTER)
     assert time.monotonic() - began_s < 1.0
@@ -182,7 +194,10 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
 
 
 def test_sentinels_with_a_login_of_their_own_name_the_option_for_it(tmp_path: Path) -> None:
-    """The password of the URL is for the data servers."""
+    """If the Sentinels need a login that the URL lacks, the error names its options.
+
+    The password of the URL is for the data servers.
+    """
     with SentinelGroup(tmp_path, sentinel_password="sentinel-word") as group:
         check_cache(group.url, "brain")
         with pytest.raises(CacheUnavailable, match="a Sentinel's own login is sentinel_username and sentinel_password"):

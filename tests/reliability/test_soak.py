@@ -1,4 +1,4 @@
-"""Thousands of ticks at speed by a real worker, beat and web; memory, descriptors and keys stay flat."""
+"""Thousands of fast ticks by a real worker, beat and web, during which memory, descriptors and keys do not grow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONG_TICKS: Final = 3_000
 DRIFT_MB: Final = 2.0
 DRIFT_DESCRIPTORS: Final = 2
 SAMPLES: Final = 60
-DISPATCHED_RUNS: Final = 60  # an `Ignore` that is not freed takes 0.2 MB, until the collector comes after 60 of them
+DISPATCHED_RUNS: Final = 60  # an `Ignore` that is not freed takes 0.2 MB; the garbage collector runs after 60 of them
 OLD_VERSION_S: Final = 120
 
 
@@ -42,12 +42,12 @@ def memory_mb(pid: int) -> float:
 
 
 def descriptors(pid: int) -> int:
-    """How many files and sockets it holds open."""
+    """How many files and sockets a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class Clients:
-    """A client that asks the web again and again, and one that listens to its events."""
+    """A client that sends requests to the web all the time, and one that listens to its events."""
 
     def __init__(self, address: str) -> None:
         self.answers = self.events = 0
@@ -58,7 +58,7 @@ class Clients:
             thread.start()
 
     def stop(self) -> None:
-        """Ask no more; the listener ends with the next event."""
+        """Send no more requests; the listener ends with the next event."""
         self._ended.set()
         for thread in self._threads:
             thread.join(20)
@@ -82,7 +82,7 @@ class Clients:
 def test_a_long_life_at_speed(
     tmp_path: Path, own_redis: RedisServer, rng: random.Random, figures: Figures, request: pytest.FixtureRequest
 ) -> None:
-    """The first third of the samples is the warm-up; from then on nothing grows."""
+    """Neither memory, descriptors nor lasting keys grow after the first third of the samples, which is the warm-up."""
     ticks = LONG_TICKS if request.config.getoption("--long-life") else SHORT_TICKS
     with Service(tmp_path, own_redis, rng, figures, interval_s=0.1, write_every_s=0.15) as service:
         service.start(beats=1)
@@ -108,7 +108,7 @@ def test_a_long_life_at_speed(
     grown: dict[str, tuple[float, float]] = {}
     for name, samples in sorted(seen.items()):
         if len(samples) < SAMPLES // 4:
-            continue  # a child that was replaced soon, or has just come
+            continue  # a child that was replaced soon, or has just been started
         name = "child" if name.startswith("child") else name  # noqa: PLW2901 - its process id is not needed
         memory, held = drift([mb for mb, _ in samples]), drift([float(count) for _, count in samples])
         grown[name] = (max(memory, grown.get(name, (memory, held))[0]), max(held, grown.get(name, (memory, held))[1]))
@@ -118,7 +118,7 @@ def test_a_long_life_at_speed(
         )
     lasting = [count for count, _ in keys]
     figures.lines.append(f"Redis: {lasting[-1]} keys without expiry, {results:,} results, all with one")
-    if seconds > 2 * OLD_VERSION_S:  # by then as many old versions go as come
+    if seconds > 2 * OLD_VERSION_S:  # by then as many old versions expire as are added
         redis_mb = [mb for _, mb in keys]
         figures.lines.append(
             f"Redis, what never expires but reports: {redis_mb[-1]:.2f} MB, drift {drift(redis_mb):+.2f} MB"
@@ -130,7 +130,10 @@ def test_a_long_life_at_speed(
 
 
 def test_a_child_that_sends_parts_does_not_grow(tmp_path: Path, settings: Settings) -> None:
-    """Each run of many parts ends the task that began it by an `Ignore`, of which nothing may stay."""
+    """The memory of a child that begins runs of many parts does not grow.
+
+    The task that begins such a run ends by an `Ignore`, of which nothing may stay in memory.
+    """
     for name in "ab":
         write_json(tmp_path / "parts" / f"{name}.json.gz", {f"S{name}": a_record()})
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
@@ -152,7 +155,7 @@ def made(service: Service, client: Any) -> int:
 
 
 def watch(service: Service, seen: dict[str, list[tuple[float, int]]]) -> None:
-    """Take a sample of every process."""
+    """Add a sample of every process."""
     fleet = service.fleet
     pids = {"worker": fleet.pid("worker"), "beat": fleet.pid("beat-1"), "web": fleet.pid("web")}
     pids |= {f"child {pid}": pid for pid in fleet.children()}
@@ -162,15 +165,15 @@ def watch(service: Service, seen: dict[str, list[tuple[float, int]]]) -> None:
 
 
 def drift(samples: list[float]) -> float:
-    """How much higher the median of the last third is than the middle third's."""
+    """How much higher the median of the last third is than the median of the middle third."""
     third = len(samples) // 3
     return statistics.median(samples[-third:]) - statistics.median(samples[third : 2 * third])
 
 
 def redis_state(client: Any, service: Service) -> tuple[int, float]:
-    """Keys that never expire and are no messages, and their memory in MB without the reports (of a day).
+    """Return how many keys never expire and are no messages, and their memory in MB without the reports (of a day).
 
-    Of what expires (results, old versions) there is as much as the last minutes have made.
+    Keys that expire (results, old versions) are left out: there are as many as the last minutes have made.
     """
     everything = list(client.scan_iter(count=1_000))
     with client.pipeline(transaction=False) as pipeline:
@@ -191,7 +194,7 @@ def redis_state(client: Any, service: Service) -> tuple[int, float]:
 
 
 def check_expiry(client: Any) -> int:
-    """Every result expires within its 15 minutes; return how many there are."""
+    """Check that every result expires within its 15 minutes; return how many results there are."""
     results = list(client.scan_iter("celery-task-meta-*", count=1_000))
     with client.pipeline(transaction=False) as pipeline:
         for key in results:

@@ -1,4 +1,4 @@
-"""From a unit to a bot or a reject, bot files, and the limits of what is held of bots."""
+"""Decoding of units into bots or rejects, bot files, and the limits of the text and memory that bots may take."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 
 class TestBots:
-    """Bots, their positions, and what is wrong with them."""
+    """Bots and their positions, and the rejects of bad ones."""
 
     def test_all_fields(self) -> None:
-        """Positions are kept with symbol, quantity and cost."""
+        """All fields of a bot are read, and its positions are kept with symbol, quantity and cost."""
         result = bot(
             '{"enabled":true,"equity":10.5,"pnl_today":-2,"last_updated":"t","strategy":{"deep":[[[1]]]},'
             '"positions":[{"symbol":"A","quantity":-2,"avg_price":1.5,"orders":[{"id":1}]}]}'
@@ -42,7 +42,7 @@ class TestBots:
         )
 
     def test_no_fields(self) -> None:
-        """A bot that says nothing is not enabled and holds nothing; `NaN` says nothing either."""
+        """A bot without fields is not enabled and holds nothing; null and `NaN` count as missing."""
         nothing = Bot(
             name="b",
             enabled=False,
@@ -75,7 +75,7 @@ class TestBots:
         ],
     )
     def test_positions_in_every_form(self, positions: str, count: int, held: list[tuple[Any, ...]]) -> None:
-        """A list, a map of symbol to position, or a number; each field has several names."""
+        """Positions may be a list, a map of symbol to position, or a number, and each field has several names."""
         result = bot(f'{{"positions":{positions}}}')
 
         assert isinstance(result, Bot)
@@ -111,7 +111,10 @@ class TestBots:
         ],
     )
     def test_bad_bots_are_rejected(self, body: str, details: str) -> None:
-        """One position that cannot be used rejects the bot: its sums would be wrong."""
+        """A bad field rejects the bot, and the reject names it.
+
+        So does one position that cannot be used, since the bot's sums would be wrong.
+        """
         result = bot(body)
 
         assert isinstance(result, Reject)
@@ -122,14 +125,14 @@ class TestBots:
         "element", ["{}", '{"equity":1}', "[]", "[[1]]", "5", '"x"', "null", "1,2", "{},5", "[],{}"]
     )
     def test_a_list_of_bots_is_one_reject(self, element: str) -> None:
-        """How many are in it is not known; of an empty list it is: none."""
+        """A list in place of the bots is one reject, as the number of bots in it is unknown; an empty list is none."""
         (item,) = items(f'{{"A":{{{GOOD}}},"bots": [{element}]}}')[1:]
         assert isinstance(item, Reject)
         assert item == Reject(RejectReason.BOT, "bots", f"byte {len(GOOD) + 16}", "expected an object, got an array")
         assert shown(items(f'{{"A":{{{GOOD}}},"bots":[ ],"_bots":[]}}')) == ["A"]
 
     def test_a_bot_that_is_too_large_is_rejected(self) -> None:
-        """Its positions count for its size; what is nested deeper does not."""
+        """A bot over the size limit is rejected. Its positions count for its size, containers nested deeper do not."""
         deep = '{"bots":{"b":{"positions":{"A":{"qty":1,"x":[%s]}}}}}' % ("1," * 5_000 + "1")
         wide = json.dumps({"bots": {"b": {"positions": [{"symbol": "A", "qty": 1}] * 200}}})
 
@@ -153,19 +156,19 @@ class TestBotFiles:
 
     @pytest.mark.parametrize("text", ["{}", ' {"equity":1} \n', "\ufeff{}"])
     def test_one_object(self, text: str) -> None:
-        """White space and a byte order mark around it are fine."""
+        """A file with one object is a bot, also with white space or a byte order mark around it."""
         assert isinstance(scan_bot([text.encode()], "b", max_record_bytes=LIMIT), Bot)
 
     @pytest.mark.parametrize("text", ["", "[]", "[{}]", "{}{}", "{} 1", "1 {}", '"x"', "null", "{},"])
     def test_anything_else_is_rejected(self, text: str) -> None:
-        """Not one object: rejected, with what was expected."""
+        """A file that is not one object is rejected, with what was expected."""
         result = scan_bot([text.encode()], "b", max_record_bytes=LIMIT)
 
         assert isinstance(result, Reject)
         assert "expected one JSON object" in result.details
 
     def test_positions_are_kept(self) -> None:
-        """Whole and byte by byte."""
+        """The positions in a bot file are kept, whether it is read whole or byte by byte."""
         text = b'{"positions":{"A":{"qty":1,"x":[[[1]]]}}}'
 
         whole = scan_bot([text], "b", max_record_bytes=LIMIT)
@@ -176,7 +179,7 @@ class TestBotFiles:
 
 
 class TestBounds:
-    """What is held for every record is short, and sums stay finite."""
+    """Text and memory that bots may take are bounded, and sums stay finite."""
 
     @pytest.mark.parametrize(
         "body",
@@ -188,7 +191,10 @@ class TestBounds:
         ],
     )
     def test_kept_text_of_bots_is_short(self, body: str) -> None:
-        """At the limit it counts, beyond it the bot is rejected, and its name is cut."""
+        """A bot whose text has the maximal length is used.
+
+        One more character rejects it, and its name in the reject is cut.
+        """
         limit = 1_024 if "last_updated" in body else 256
         (good,) = items(f'{{"bots":{{{body.replace("@", "x" * limit)}}}}}')
         bad = reject(f'{{"bots":{{{body.replace("@", "x" * (limit + 1))}}}}}')
@@ -200,7 +206,7 @@ class TestBounds:
 
     @pytest.mark.slow
     def test_nine_hundred_bots_with_names_of_900_kb_take_no_memory(self) -> None:
-        """They are rejected one by one, and nothing of their names is held."""
+        """A hundred bots with names of 900 KB are rejected one by one, and nothing of their names stays in memory."""
         chunks = itertools.chain(
             [b'{"bots":{'], (b'"%s%d":{},' % (b"x" * 900_000, number) for number in range(100)), [b'"b":{}}}']
         )
@@ -218,14 +224,17 @@ class TestBounds:
         assert peak < 30_000_000
 
     def test_a_position_of_any_size_leaves_the_sums_finite(self) -> None:
-        """Quantities and costs that no market has are no positions."""
+        """A position with a quantity or cost that no market has rejects its bot, so that sums stay finite."""
         position = '{"symbol": "X", "qty": %s, "avg": %s}'
         for quantity, cost in (("1.7e308", "1"), ("-1e101", "1"), ("1", "1e101")):
             bots = '{"bots": {"b": {"positions": [' + position % (quantity, cost) + "]}}}"
             assert [item.reason for item in scan([bots.encode()], max_record_bytes=10_000) if isinstance(item, Reject)]
 
     def test_bots_are_not_held_back_without_bound(self) -> None:
-        """Their positions count among the thousand objects after which a root is a map, whatever comes later."""
+        """Positions of bots count among the thousand objects after which a root is a map.
+
+        A text `symbol` later does not change that.
+        """
         bot = '"%s": {"positions": [' + ", ".join(['{"symbol": "X", "qty": 1}'] * 600) + "]}"
         text = '{"bots": {' + ", ".join(bot % name for name in "abcd") + '}, "symbol": "LATE"}'
         items = scan([text.encode()], max_record_bytes=100_000)

@@ -1,4 +1,4 @@
-"""The four shapes, what a root is, and the byte offsets of errors."""
+"""The four shapes of an input, what a root object is, and the byte offsets of errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLE = Style(",", ":", "", "utf-8")
 
 
 class TestShapes:
-    """Four shapes, detected while reading."""
+    """The four shapes of an input, which are detected while it is read."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_shape_gives_the_same_record(self, shape: str) -> None:
@@ -38,7 +38,7 @@ class TestShapes:
         )
 
     def test_sections_and_records_may_stand_side_by_side(self) -> None:
-        """Sections come in any order among members of a map, more than once, and by both names."""
+        """Sections may be in any order among the members of a map, more than once, and under both names."""
         one = f"{{{GOOD}}}"
         text = (
             f'{{"bots":{{"x":{{}}}},"A":{one},"symbols":[{{"symbol":"B",{GOOD}}}],"_bots":{{"y":{{}}}},'
@@ -49,7 +49,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("key", ["predictions", "symbols", "bots", "_bots", "symbol"])
     def test_names_may_be_written_with_escapes(self, key: str) -> None:
-        """A key with escapes for plain letters means what it says."""
+        """A key in which a plain letter is written as an escape has the same meaning."""
         escaped = f"\\u{ord(key[0]):04x}{key[1:]}"
         body = '"A"' if key == "symbol" else f'{{"A":{{{GOOD}}}}}'
 
@@ -58,20 +58,20 @@ class TestShapes:
         assert items(spelled) == items(plain)
 
     def test_what_is_no_record_is_passed_over(self) -> None:
-        """Root members that begin with an underscore or are no objects do not count, not even as rejects."""
+        """Root members whose names begin with `_`, or that are no objects, are neither records nor rejects."""
         text = f'{{"_meta":{{{GOOD}}},"_":{{}},"timestamp":"t","count":1,"x":[{{{GOOD}}}],"n":null,"A":{{{GOOD}}}}}'
 
         assert shown(items(text)) == ["A"]
 
     @pytest.mark.parametrize("between", ["\n", "\r\n", " ", "", "\n\n"])
     def test_texts_one_after_another(self, between: str) -> None:
-        """Records follow each other with or without white space; the symbol may come last."""
+        """Records may follow each other with or without white space, and the symbol may be their last member."""
         texts = [f'{{"symbol":"A",{GOOD}}}', f'{{{GOOD},"x":{{"a":1}},"symbol":"B"}}', f'[{{"symbol":"C",{GOOD}}}]']
 
         assert shown(items(between.join(texts))) == ["A", "B", "C"]
 
     def test_lines_without_a_symbol(self) -> None:
-        """A line that lost its symbol is one reject."""
+        """A line without a text `symbol` is one reject."""
         assert shown(items(f'{{"symbol":"A",{GOOD}}}\n{{{GOOD},"x":[1]}}\n{{"symbol":5,{GOOD}}}')) == [
             "A",
             "SymbolMissing",
@@ -109,11 +109,14 @@ class TestShapes:
         ],
     )
     def test_what_may_be_a_map_is_no_line(self, text: str) -> None:
-        """Sections, objects and metadata alone are not taken for a record."""
+        """A root object that has only sections, objects and metadata is not taken for a record."""
         assert items(text) == []
 
     def test_after_a_line_all_are_lines(self) -> None:
-        """Where a record has been a root of its own, an object with any other members is a broken record."""
+        """After a root that was a record, a root object with other plain members is a record without a symbol.
+
+        An empty object, one with only names that begin with `_`, and one with an object are not.
+        """
         lines = [f'{{"symbol":"A",{GOOD}}}', '{"ticker":"B","note":1}', "{}", '{"_end":1}', '{"_x":{},"note":1}']
 
         assert shown(items("\n".join(lines))) == ["A", "SymbolMissing"]
@@ -122,7 +125,10 @@ class TestShapes:
 
     @pytest.mark.parametrize(("value", "kind"), [("5", "a number"), ('"x"', "a string"), ("true", "a boolean")])
     def test_sections_of_a_wrong_type_are_rejected(self, value: str, kind: str) -> None:
-        """They are named; null counts as absent, and an array is not a section of bots."""
+        """A section of a wrong type is rejected by its name, and null counts as absent.
+
+        In a root that is a record, such a member is not read.
+        """
         for name, reason in (
             ("predictions", RejectReason.NOT_AN_OBJECT),
             ("symbols", RejectReason.NOT_AN_OBJECT),
@@ -138,14 +144,17 @@ class TestShapes:
 
     @pytest.mark.parametrize("value", ["1", '"text"', "null", "true", "NaN", "[]", "[[]]"])
     def test_what_is_no_object_is_rejected(self, value: str) -> None:
-        """Anything but an object in place of a record is a reject; an array at the root holds records."""
+        """A value in place of a record that is no object is a reject. An array at the root contains records."""
         for text in (f"[{value}]", f'{{"predictions":[{value}]}}', f'{{"predictions":{{"A":{value}}}}}'):
             assert reject(text).reason == RejectReason.NOT_AN_OBJECT
         expected = {"[]": [], "[[]]": ["RecordNotObject"]}.get(value, ["RecordNotObject"])
         assert shown(items(value)) == expected
 
     def test_a_record_may_have_a_thousand_members(self) -> None:
-        """A root with a thousand objects is a map, whatever plain values it has; one fewer may still be a record."""
+        """A root with a thousand objects is a map, whatever plain values it has.
+
+        With one object fewer it may still be a record.
+        """
 
         def root(objects: int) -> str:
             return "{" + "".join(f'"k{i}":{{}},' for i in range(objects)) + f'"symbol":"A",{GOOD}}}'
@@ -154,7 +163,7 @@ class TestShapes:
         assert len(items(root(1_000))) == 1_000
 
     def test_items_come_before_the_end(self) -> None:
-        """A map's records are yielded while it is still open: only the first thousand are held back."""
+        """The records of a map are yielded while it is still open: only the first thousand are held back."""
         text = "{" + ",".join(f'"k{i}":{{{GOOD}}}' for i in range(2_000))
 
         events = scan([text.encode(), b"}"], max_record_bytes=LIMIT)
@@ -163,7 +172,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("text", ["", " \n", "{}", "[]", "{}\n{}", '{"predictions":{}}', '{"bots":[]}'])
     def test_nothing_is_no_error(self, text: str) -> None:
-        """A file without records gives none."""
+        """An input without records yields none, and is no error."""
         assert [item for item in items(text) if not isinstance(item, Reject)] == []
 
 
@@ -171,13 +180,16 @@ SHAPES_UNDERSTOOD = "an object of records by symbol, an object with the section 
 
 
 class TestRoots:
-    """Where nothing can be used, the message says what the input is, and what it should be."""
+    """If nothing of an input can be used, the message says what the input is, and what it should be."""
 
     @pytest.mark.parametrize(
         "name", ["prediction", "confidence", "last_price", "last", "price", "sentiment", "stop_loss"]
     )
     def test_a_field_of_a_record_tells_wherever_it_stands(self, name: str) -> None:
-        """Among any number of plain members, which pass in bulk, it makes the root a record without a symbol."""
+        """A field of a record makes the root a record without a symbol, wherever it is among plain members.
+
+        Those are skipped in bulk.
+        """
         fillers = [f'"x{number}":{number}' for number in range(20)]
         for place in (0, 10, 20):
             text = "{" + ",".join((*fillers[:place], f'"{name}":null', *fillers[place:])) + "}"
@@ -205,7 +217,7 @@ class TestRoots:
         ],
     )
     def test_nothing_usable(self, text: str, says: str) -> None:
-        """Its first members are named with their kinds, whatever the engine and the cuts."""
+        """The message names the first members of the input with their kinds, also if it is read byte by byte."""
         for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
             summary = scan_result(chunks).summary()
             assert says in f"{summary};"
@@ -215,18 +227,21 @@ class TestRoots:
         "text", [f'{{"A":{{{GOOD}}}}}', f'{{"symbol":"A",{GOOD}}}', f'{{}}\n[{{"symbol":"A",{GOOD}}}]']
     )
     def test_with_a_record_it_says_no_more(self, text: str) -> None:
-        """There is nothing to explain."""
+        """If there is a record, the message does not describe the input, since there is nothing to explain."""
         assert scan_result([text.encode()]).summary() == "1 records seen"
 
     def test_lines_that_are_rejected_say_why_themselves(self) -> None:
-        """Their shape is understood."""
+        """If all records are rejected, the message has the reasons and does not describe the input.
+
+        Its shape is understood.
+        """
         summary = scan_result([b'{"symbol":"A","confidence":7}\n{"symbol":"B","confidence":8}']).summary()
 
         assert summary.startswith("2 records seen; 2 x ConfidenceInvalid")
         assert "the input is" not in summary
 
     def test_parts_say_which(self) -> None:
-        """Of many files the first that holds nothing is described."""
+        """Of many files, the message describes the first one without records, and names it."""
         result = ScanResult(Selection(10))
         for name, text in (("a.json", '{"x":1}'), ("b.json", "[]")):
             result.take_part(scan_result([text.encode()]).part_result(), name)
@@ -241,7 +256,7 @@ class TestMalformed:
     @pytest.mark.parametrize(
         "text",
         [
-            # `@` marks the byte that the message names, and is taken out
+            # `@` marks the byte that the message names, and is removed from the text
             '{"A":{"x":@tru}}',
             '{"A":{"h":[1,[2,{"é":"]"}]],"x":@tru,"y":{}}}',
             '{"A":{"a":NaN,"b":[],"c":-Infinity,"x":0@1}}',
@@ -281,7 +296,10 @@ class TestMalformed:
         ],
     )
     def test_the_byte_is_exact(self, lead: str, text: str) -> None:
-        """Whatever was pruned before it, with and without a byte order mark, whole and byte by byte."""
+        """The error names the exact byte, whatever was pruned before it, with and without a byte order mark.
+
+        It is the same whether the input is read whole or byte by byte.
+        """
         data = (lead + text.replace("@", "")).encode()
         expected = len((lead + text[: text.index("@")]).encode())
 
@@ -307,14 +325,14 @@ class TestMalformed:
         else:
             pytest.fail(f"{text} is no error")
 
-        if damage in ('"a', "[1}"):  # swallows what follows: where it ends is another question
+        if damage in ('"a', "[1}"):  # it includes what follows, so the error may be at another byte
             with pytest.raises(RollingError):
                 items(text)
             return
         assert malformed_at(text)[0] == expected
 
     def test_nothing_after_it_is_read(self) -> None:
-        """Records before the error are yielded, and then it is raised."""
+        """Records before a syntax error are yielded, then the error is raised."""
         lines = [f'{{"symbol":"{name}",{GOOD}}}\n'.encode() for name in "ABC"]
         events = scan([*lines, b"{1}", *lines], max_record_bytes=LIMIT)
 
@@ -324,7 +342,7 @@ class TestMalformed:
 
     @given(no_objects)
     def test_plain_members_of_a_map_are_never_too_much(self, value: Any) -> None:
-        """Any well-formed value is allowed between records."""
+        """Any well-formed value that is not an object may be between the records of a map."""
         text = render(Members([("before", value), ("A", Members([("x", value)])), ("after", value)]), STYLE)
 
         assert shown(items(text)) == ["ConfidenceInvalid"]

@@ -1,4 +1,4 @@
-"""Which engine runs, what is said of it, and what happens where no compiler was."""
+"""The choice of the engine, what is reported about it, and the project where no compiler was available."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def without_kernel(tmp_path: Path) -> Path:
-    """The project as it is where it could not be compiled."""
+    """A copy of the project in which the kernel is not compiled."""
     bare = tmp_path / "bare"
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     for name in ("optimizer", "tasks"):
         shutil.copytree(ROOT / name, bare / name, ignore=ignored)
     shutil.copy(ROOT / "celeryconfig.py", bare)
-    # An editable install would find the real one still.
+    # Without this file, an editable install would still find the compiled kernel.
     (bare / "optimizer" / "_prune.py").write_text("raise ImportError('it was not compiled')")
     return bare
 
 
 def command(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """EncodedBatch the command line of the project in a directory."""
+    """Run the command line of the project in a directory."""
     return subprocess.run(
         [sys.executable, "-m", "optimizer.cli", *arguments],
         cwd=directory,
@@ -51,7 +51,7 @@ def command(directory: Path, *arguments: str, **variables: str) -> subprocess.Co
 
 
 def stripped(report: Report) -> object:
-    """What a report says of the input."""
+    """The parts of a report that describe the input."""
     assert report.stats is not None
     return (report.stats.records_seen, report.stats.duplicates, report.stats.json_bytes, report.rejects)
 
@@ -61,7 +61,7 @@ def stripped(report: Report) -> object:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"indent": True}, {"lean": True}, {"nan": True}], ids=str)
 def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, options: dict[str, Any]) -> None:
-    """A whole run over a sample: the same files but for their times, and the same report."""
+    """Runs with both engines over a sample write the same files except for their times, and the same report."""
     require_engine("native")
     source = tmp_path / "rolling_brain.json.gz"
     write_sample(source, symbols=1_500, points=3, shape=shape, **options)
@@ -80,7 +80,7 @@ def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, opt
 
 
 def test_the_native_engine_is_the_default() -> None:
-    """Where it is there, and it has nothing to warn of."""
+    """Where the native engine is available, it is the default and has no warning."""
     engine = require_engine("native")
 
     assert choose_engine("auto") == engine
@@ -89,7 +89,7 @@ def test_the_native_engine_is_the_default() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no process to a core")
 def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
-    """A second thread would only take turns with the first; the outcome is the same."""
+    """On one core no second thread reads ahead, since both would only take turns; the outcome is the same."""
     require_engine("native")
     source = tmp_path / "rolling_brain.json.gz"
     write_sample(source, symbols=300)
@@ -113,7 +113,10 @@ def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
 def test_without_it_runs_work_and_workers_say_so(
     without_kernel: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`auto` scans on the slow engine; the worker's log says at its start what that means and what to do."""
+    """Without the kernel, `auto` scans with the slow engine.
+
+    A worker's log says at its start what that means and what to do.
+    """
     write_json(settings.input, {"AAPL": a_record()})
     done = command(without_kernel, "run", "--no-cache", "--input", str(settings.input), "--output-dir", str(tmp_path))
 
@@ -130,7 +133,10 @@ def test_without_it_runs_work_and_workers_say_so(
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("run", "--no-cache"), ("worker",)])
 def test_asked_for_and_not_there_it_refuses_to_start(without_kernel: Path, arguments: tuple[str, ...]) -> None:
-    """`ROLLING_ENGINE=native` is a promise: neither a command nor a worker breaks it silently."""
+    """If `ROLLING_ENGINE=native` and there is no kernel, neither a command nor a worker starts.
+
+    The setting is a promise, which may not be broken silently.
+    """
     if arguments == ("worker",):
         done = subprocess.run(
             [sys.executable, "-m", "celery", "-A", "tasks", "worker"],
@@ -170,7 +176,7 @@ def build(directory: Path, **variables: str) -> subprocess.CompletedProcess[str]
     ids=str,
 )
 def test_what_an_install_does(tmp_path: Path, variables: dict[str, str], *, built: bool, compiled: bool) -> None:
-    """It works without a compiler, unless BUILD_EXTENSION=yes requires the extension."""
+    """A build works without a compiler, unless `BUILD_EXTENSION=yes` requires the extension; an unknown value fails."""
     if compiled and not shutil.which("cc"):
         pytest.skip("needs a C compiler")
     done = build(tmp_path, **variables)

@@ -1,7 +1,8 @@
-"""Time and memory follow what is kept, not what is sent: twice as much of anything, anywhere, takes twice as long.
+"""The time of a scan grows linearly with its input, and its peak memory depends on its record limit and chunks only.
 
-Ratios of CPU time, the best of some rounds, on chunks of 4 KB, where what is copied or searched again with each
-chunk shows. The limit of a record is far above what is sent, so that nothing is given up for its length.
+Twice the input may take less than three times the CPU time, by the best of up to five rounds. Chunks have 4 KB, so
+that copying or searching earlier bytes again with each chunk shows. The record limit is far above the size of the input
+when time is measured, so that no record is given up for its length.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from optimizer.errors import RollingError
 from tests.support.engines import current, scan
 from tests.support.positions import FIELDS, PLACES, RECORD
 
-# Without coverage, whose cost is not what is measured here.
+# Without coverage, whose own cost would be measured too.
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover, pytest.mark.usefixtures("engine")]
 
 CHUNK_BYTES: Final = 4_096
 MB: Final = 1_000_000
 SIZE_MB: Final = 2.0
 DENSE_MB: Final = 0.05
-# Twice is two times as long; what is copied again with each chunk takes four times.
+# In linear time the ratio is 2; if everything is copied again with each chunk it is 4.
 MOST_RATIO: Final = 3.0
-# A limit of 64 KB, several times over, and the kernel's buffers; in Python a chunk may become as many fragments as it
-# has bytes. What is dense is traced object by object, so there is half as much of it.
+# The peak is several times the record limit of 64 KB, plus the kernel's buffers; in Python a chunk may become as many
+# fragments as it has bytes. Dense input is traced object by object, so there is half as much of it.
 LIMIT_BYTES: Final = 64 << 10
 MOST_PEAK_MB: Final = {"native": 2.5, "ijson": 6.0}
 DENSE_CHUNK_BYTES: Final = 25_000
 MOST_DENSE_PEAK_MB: Final = {"native": 1.85, "ijson": 3.0}
 
-# Opening, what is repeated, closing.
+# Each case: the opening text, the text that is repeated, the closing text.
 LONG: Final = {
     "blanks": (b"", b" \n", b"1"),
     "a string": (b'"', b"x", b'"'),
@@ -100,7 +101,7 @@ def chunks(case: tuple[bytes, bytes, bytes], megabytes: float, chunk_bytes: int)
 
 
 def scan_all(case: tuple[bytes, bytes, bytes], megabytes: float, limit: int, chunk_bytes: int = CHUNK_BYTES) -> float:
-    """CPU seconds of a scan, also of one that fails."""
+    """Scan the whole case and return the CPU seconds, also if the scan fails."""
     started = time.process_time()
     try:
         for _ in scan(chunks(case, megabytes, chunk_bytes), max_record_bytes=limit):
@@ -111,7 +112,7 @@ def scan_all(case: tuple[bytes, bytes, bytes], megabytes: float, limit: int, chu
 
 
 def ratio(case: tuple[bytes, bytes, bytes], megabytes: float) -> float:
-    """How much longer a scan of twice as much takes: the best of five, until it is clear."""
+    """Return how many times longer a scan of twice the input takes, by the best of up to five rounds."""
     best = [1e9, 1e9]
     for _ in range(5):
         for place in (0, 1):
@@ -123,31 +124,31 @@ def ratio(case: tuple[bytes, bytes, bytes], megabytes: float) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 def test_twice_as_long_takes_twice_as_long(name: str) -> None:
-    """One thing of some megabytes: blanks, a key, a string, a number."""
+    """One string, number, key or run of blanks of 4 MB takes less than three times the CPU time of one of 2 MB."""
     assert ratio(CASES[name], SIZE_MB) < MOST_RATIO
 
 
 @pytest.mark.parametrize("name", DENSE_CASES)
 def test_twice_as_many_take_twice_as_long(name: str) -> None:
-    """Many things of a few bytes."""
+    """Twice as many values of a few bytes each take less than three times the CPU time."""
     assert ratio(DENSE_CASES[name], DENSE_MB) < MOST_RATIO
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_peak_does_not_follow_what_is_sent(name: str) -> None:
-    """Whatever is sent, a scan holds a few times its limit and its chunk."""
+    """The peak memory of a scan is a few times its record limit and its chunk, for 2 MB of anything."""
     assert peak_mb(CASES[name], SIZE_MB, CHUNK_BYTES) < MOST_PEAK_MB[current().name]
 
 
 @pytest.mark.parametrize("name", DENSE_CASES)
 def test_the_peak_of_what_is_dense_is_that_of_its_chunk(name: str) -> None:
-    """It comes in one chunk, which may become as many objects as it has bytes."""
+    """The peak memory of many small values in one chunk is bounded, though a chunk may give an object for each byte."""
     most_mb = MOST_DENSE_PEAK_MB[current().name]
     assert peak_mb(DENSE_CASES[name], DENSE_CHUNK_BYTES / MB, DENSE_CHUNK_BYTES) < most_mb
 
 
 def peak_mb(case: tuple[bytes, bytes, bytes], megabytes: float, chunk_bytes: int) -> float:
-    """The most that a scan has allocated at once."""
+    """Return the most memory, in MB, that a scan has allocated at once."""
     scan_all(case, 0.01, LIMIT_BYTES)
     tracemalloc.start()
     try:

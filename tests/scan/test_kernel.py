@@ -1,4 +1,4 @@
-"""The compiled kernel alone, compared with ten lines of Python over `json.loads`, and each variant with the others.
+"""The compiled kernel alone, compared with a few lines of Python over `json.loads`, and each variant with the others.
 
 Variants are compiled here, with warnings as errors: the one for machines without AVX2, the plain C for machines without
 SSE2 or NEON, and NEON itself under an emulator.
@@ -46,14 +46,14 @@ def _missing(what: str) -> NoReturn:
 
 
 def compilers() -> list[str]:
-    """The C compilers of this machine: gcc, and clang under whatever number."""
+    """Return the C compilers of this machine: gcc, and clang, with or without a version number in its name."""
     clangs = (f"clang-{number}" for number in range(30, 10, -1))
     clang = next((name for name in ("clang", *clangs) if shutil.which(name)), None)
     return [name for name in ("gcc", clang) if name and shutil.which(name)]
 
 
 def compile_kernel(target: Path, *flags: str, compiler: str = "cc", with_python: bool = True) -> None:
-    """Compile the extension, or the kernel alone, without a warning."""
+    """Compile the extension, or the kernel alone; a warning fails the test."""
     include = sysconfig.get_path("include")
     python = ["-shared", "-fPIC", f"-I{include}", *map(str, SOURCES)] if with_python else []
     done = subprocess.run(
@@ -67,7 +67,7 @@ def compile_kernel(target: Path, *flags: str, compiler: str = "cc", with_python:
 
 @pytest.fixture(params=VARIANTS, scope="module")
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The extension module: as it is installed, and compiled for other machines."""
+    """The extension module: the installed one, and the variants for other machines."""
     flags = VARIANTS[request.param]
     if flags is None:
         require_engine("native")
@@ -88,11 +88,11 @@ MEMBERS: Final = {b"predictions": (3, 1, True), b"symbols": (3, 1, True), b"bots
 
 
 class Pairs(list[tuple[str, Any]]):
-    """An object as its members in order."""
+    """A JSON object as the list of its members, in order."""
 
 
 def fed(pruner: Any, *chunks: bytes) -> Iterator[Any]:
-    """The batches that chunks give; each call takes as much as fits its buffers."""
+    """Feed the chunks to a pruner and yield its batches; each call takes as much as fits its buffers."""
     for chunk in chunks:
         left = memoryview(chunk)
         while left and pruner.error is None:
@@ -101,13 +101,13 @@ def fed(pruner: Any, *chunks: bytes) -> Iterator[Any]:
             yield batch
 
 
-# Objects that are kept in records: two inside each other, one of them called as a section is, and one of another name.
+# Objects that are kept in records: `q`, and one with the name of a section, which has two objects inside it.
 OBJECTS: Final[dict[str, Any]] = {"predictions": {"1d": {}, "predictions": {}}, "q": {}}
 FLAT_OBJECTS: Final = _kept_objects(OBJECTS)
 
 
 def pruned(kernel: Any, *chunks: bytes, objects: tuple[tuple[bytes, int, int], ...] = ()) -> bytes:
-    """What the kernel leaves of a text that is sound."""
+    """Return what the kernel leaves of a valid text; check that it found no error and that nothing is open."""
     pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH, objects)
     batches = [*fed(pruner, *chunks), pruner.finish()]
     assert (pruner.error, pruner.depth, pruner.in_string) == (None, 0, False)
@@ -123,9 +123,10 @@ def reference(
     objects: Mapping[str, Any] = MappingProxyType({}),
     inside: tuple[Mapping[str, Any] | None, ...] = (),
 ) -> Any:
-    """A value as it is kept: containers below the last kept level are empty, and so are arrays in place of units.
+    """Return a value as the kernel keeps it.
 
-    `objects` are kept in records; `inside` are those that may be kept in this value, if the root or the unit is one.
+    Containers below the last kept level are empty, and so are arrays in place of units. `objects` are kept in records;
+    `inside` are those that may be kept in this value, if the root or the unit is a record.
     """
     if not isinstance(value, list):
         return value
@@ -150,7 +151,7 @@ def reference(
 
 
 def loads(data: bytes) -> Any:
-    """A text as `json.loads` reads it, constants as null."""
+    """Decode a text by `json.loads`: NaN and Infinity as null, integers as floats, objects as `Pairs`."""
     return json.loads(
         data.decode("utf-8", "surrogateescape"),
         object_pairs_hook=Pairs,
@@ -185,14 +186,17 @@ trees = st.recursive(
 
 
 class TestReference:
-    """The kernel's output, read by `json.loads`, is what ten lines of Python leave of the value."""
+    """The kernel's output, decoded by `json.loads`, equals what the reference in Python leaves of the value."""
 
     @hypothesis_settings(max_examples=examples(300))
     @given(st.data(), trees, st.sampled_from([None, 1, 2]), st.booleans())
     def test_any_value(
         self, kernel: Any, data: st.DataObject, value: Any, indent: int | None, ascii_only: bool
     ) -> None:
-        """Whole, one byte at a time, and cut anywhere; NaN and Infinity among the values."""
+        """The kernel leaves of any value what the reference leaves, fed whole, byte by byte and cut anywhere.
+
+        NaN and Infinity are among the values.
+        """
         text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
         expected = reference(loads(text))
 
@@ -205,7 +209,7 @@ class TestReference:
     def test_any_value_with_objects_that_records_keep(
         self, kernel: Any, data: st.DataObject, value: Any, indent: int | None, ascii_only: bool
     ) -> None:
-        """Named objects inside records are kept too, wherever a record may be, and nothing else."""
+        """The named objects inside records are kept too, wherever a record may be, and nothing else is."""
         text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
         expected = reference(loads(text), objects=OBJECTS)
         event("keeps more" if expected != reference(loads(text)) else "keeps no more")
@@ -240,7 +244,10 @@ class TestReference:
     def test_keys_of_kept_objects_across_every_block_edge(
         self, kernel: Any, edge: int, key: str, is_kept: bool
     ) -> None:
-        """An object is kept if its key, and nothing but a colon and white space, comes before it; at any offset."""
+        """An object is kept if its key, a colon and white space come right before it, and is emptied otherwise.
+
+        This holds at any offset around the edge of a block.
+        """
         for shift in range(-8, 3):
             for opening, closing in (('[{"x":"', "}]"), ('{"A":{"x":"', "}}")):
                 filler = "f" * max(0, edge + shift - len(opening))
@@ -259,7 +266,7 @@ class TestReference:
         ],
     )
     def test_every_cut_of_small_inputs_with_kept_objects(self, kernel: Any, text: bytes) -> None:
-        """Cut in two at each place, and in three at each two places."""
+        """Inputs with kept objects give the same output however they are cut into two or three chunks."""
         whole = pruned(kernel, text, objects=FLAT_OBJECTS)
 
         assert loads(whole) == reference(loads(text), objects=OBJECTS) != reference(loads(text))
@@ -273,7 +280,7 @@ class TestReference:
     def test_objects_with_wrong_indexes_are_refused(
         self, kernel: Any, objects: tuple[tuple[bytes, int, int], ...]
     ) -> None:
-        """The kernel does not check indexes."""
+        """Objects with wrong indexes, or too many objects, are a `ValueError`, since the kernel does not check them."""
         with pytest.raises(ValueError, match="object"):
             kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH, objects)
 
@@ -287,7 +294,7 @@ class TestReference:
         ],
     )
     def test_every_cut_of_small_inputs(self, kernel: Any, text: bytes) -> None:
-        """Cut in two at each place, and in three at each two places."""
+        """Small inputs give the same output however they are cut into two or three chunks."""
         whole = pruned(kernel, text)
 
         assert loads(whole) == reference(loads(text))
@@ -297,7 +304,10 @@ class TestReference:
     @pytest.mark.parametrize("edge", BLOCK_EDGES)
     @pytest.mark.parametrize("token", [r"\"", r"\\", r"\\\"", r"\\\\", r"\u005c", "}", "]", r"\"}", "[{"])
     def test_escapes_and_quotes_across_every_block_edge(self, kernel: Any, edge: int, token: str) -> None:
-        """A string that is kept, and one that is discarded, with something dangerous at each offset round an edge."""
+        """Escapes, quotes and brackets inside a string are text, at each offset around the edge of a block.
+
+        The string is kept in one case and discarded in the other.
+        """
         for shift in range(-4, 5):
             for opening, closing in (
                 ('{"A":{"x":"', '"},"B":{"y":[1]}}'),
@@ -311,7 +321,7 @@ class TestReference:
     @pytest.mark.parametrize("edge", BLOCK_EDGES)
     @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "-1", "Nan", "-NaN", "xNaN", "NaNs"])
     def test_constants_across_every_block_edge(self, kernel: Any, edge: int, constant: str) -> None:
-        """They become null where they are whole; what only looks like one is left as it is."""
+        """`NaN` and `Infinity` become null at any offset if they are whole tokens; similar text is left as it is."""
         whole = constant in ("NaN", "Infinity", "-Infinity")
         for shift in range(-10, 3):
             for before, after in (("", "}"), (" ", " }"), ("\n", ',"n":1}')):
@@ -325,7 +335,7 @@ class TestReference:
     @pytest.mark.parametrize("depth", [0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 500, MAX_DEPTH - 2])
     @pytest.mark.parametrize("pair", ["[]", '{"":}'])
     def test_any_depth(self, kernel: Any, depth: int, pair: str) -> None:
-        """A record's field of so many containers is emptied, and what comes after is kept."""
+        """A record's field is emptied however deep its containers are nested, and the field after it is kept."""
         nested = pair[:-1] * depth + "1" + pair[-1] * depth
         text = f'{{"A":{{"x":{nested},"y":2}}}}'.encode()
         emptied = "1" if depth == 0 else pair[0] + pair[-1]
@@ -333,7 +343,7 @@ class TestReference:
         assert pruned(kernel, text) == f'{{"A":{{"x":{emptied},"y":2}}}}'.encode()
 
     def test_a_container_of_many_blocks(self, kernel: Any) -> None:
-        """Megabytes of brackets, of both kinds and at changing depth, balance at the right byte."""
+        """A container with a megabyte of brackets, of both kinds and at changing depth, ends at the right byte."""
         inside = '[{"a":[[1],[2]],"b":{}},"]}",[[[]]]],{"c":{"d":[{}]}},' * 20_000
         text = f'{{"A":{{"x":[{inside}1],"y":[2]}}}}'.encode()
 
@@ -344,13 +354,13 @@ class TestReference:
 
 
 def broken_files() -> list[bytes]:
-    """Files of all kinds, sound and broken, and one of many blocks."""
+    """Return valid and damaged files of all shapes, and one of many blocks."""
     files = [documents.file() for documents in map(BrokenDocuments, range(5)) for _ in range(20)]
     return [*files, b"[" + b",".join(file for file in files if file.startswith(b"{")) * 5 + b"]"]
 
 
 def test_variants_give_the_same_bytes(kernel: Any) -> None:
-    """Output, spans, offsets and errors are the same as from the installed kernel, to the byte."""
+    """Each variant gives the same output, spans, offsets and errors as the installed kernel, to the byte."""
     installed = importlib.import_module("optimizer.scan._prune")
 
     kept = _kept_objects({"curves": {"a": {}}, "x": {"x": {}}, "A": {}})
@@ -367,13 +377,13 @@ def test_variants_give_the_same_bytes(kernel: Any) -> None:
 
 
 def replay(program: list[str], data: bytes, step: int) -> bytes:
-    """What `tests/scan/kernel/replay.c` prints."""
+    """Return what `tests/scan/kernel/replay.c` prints for the data in chunks of `step` bytes."""
     return subprocess.run([*program, str(step)], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
 @pytest.mark.slow
 def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
-    """NEON, on an emulated machine, does what this machine does."""
+    """The NEON variant on an emulated arm64 machine gives the same output as the kernel compiled for this machine."""
     cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if not cross or not emulator:
         _missing("aarch64-linux-gnu-gcc and qemu-aarch64")
@@ -392,7 +402,7 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [[], ["-mno-avx"], ["-DRP_BASELINE"], ["-DRP_PLAIN"], ["-O3"]], ids=" ".join)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path: Path) -> None:
-    """The extension and its kernel, with gcc and clang, for machines old and new."""
+    """The extension and its kernel compile without a warning, with gcc and clang, for old and new machines."""
     available = [name for name in compilers() if name.startswith(compiler)]
     if not available:
         _missing(compiler)
@@ -400,13 +410,16 @@ def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path
 
 
 def test_the_kernel_knows_nothing_of_python() -> None:
-    """It compiles without Python's headers, so that it can be fuzzed alone."""
+    """No file of the kernel includes Python's header, so that the kernel can be compiled and fuzzed alone."""
     for path in (ROOT / "optimizer" / "scan" / "kernel").iterdir():
         assert "Python.h>" not in path.read_text()
 
 
 def test_a_python_can_use_what_a_newer_one_has_compiled() -> None:
-    """What headers make of these fails on older Pythons: a `#` in a format since 3.13, Py_RETURN_NONE since 3.12."""
+    """The extension has no `#` in a format and no `Py_RETURN_...`, so a newer Python may compile it for an older one.
+
+    What the headers make of these fails on older Pythons: a `#` since 3.13, `Py_RETURN_NONE` since 3.12.
+    """
     source = re.sub(r"/\*.*?\*/", "", (ROOT / "optimizer" / "scan" / "_prune.c").read_text(), flags=re.DOTALL)
     formats = re.findall(r'(?:PyArg_Parse|Py_BuildValue)\w*\([^"]*"([^";]*)', source)
     assert len(formats) == source.count("PyArg_Parse") + source.count("Py_BuildValue")
@@ -418,7 +431,7 @@ def test_a_python_can_use_what_a_newer_one_has_compiled() -> None:
 @hypothesis_settings(max_examples=examples(100))
 @given(st.data(), rolling_bytes())
 def test_spans_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes) -> None:
-    """A span has as many objects as its count, as `json.loads` reads it, and besides them only plain values."""
+    """A span of members or elements has as many objects as its count says, as `json.loads` reads it."""
     pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
     stream, spans = b"", []
     for output, added, _, pending, _ in fed(pruner, *data.draw(cuts(whole))):
@@ -435,5 +448,5 @@ def test_spans_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes
         try:
             held = json.loads(opening + text + closing, object_pairs_hook=Pairs)
         except ValueError:
-            continue  # what is wrong with it is for the decoder to say
+            continue  # the decoder reports what is wrong with it
         assert sum(isinstance(entry[1] if kind == 1 else entry, Pairs) for entry in held) == count

@@ -1,4 +1,4 @@
-"""Both engines, cut anywhere, on every short sequence of tokens in every place: one meaning, errors to the byte."""
+"""Both engines agree, to the byte of an error, on short sequences of tokens in every place of a file, cut anywhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.scan.test_native_pruner import one_by_one, outcome
 from tests.support.engines import require_engine
 from tests.support.positions import PLACES, documents
 
-# Without coverage, which makes these a third as fast; other tests reach the same lines.
+# Without coverage, with which these take three times as long; other tests reach the same lines.
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 IJSON: Final = choose_engine("ijson")
-# With --long-life: hours find what minutes do not.
+# The shares of the sequences of three tokens with --long-life (hours find what minutes do not), and of two without.
 LONG_SHARE, SHORT_SHARE = 0.3, 0.25
 
 
@@ -37,21 +37,24 @@ def check(data: bytes, cuts: list[int], native: Engine) -> None:
 
 
 def refusal(data: bytes, engine: Engine) -> tuple[str, str] | None:
-    """The class and the message of the error that a scan ends with."""
+    """Return the class and the message of the error that a scan ends with, if any."""
     errors = [item for item in outcome([data], engine) if isinstance(item, tuple) and item[0].startswith("Source")]
     return errors[0] if errors else None
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_one_token_cut_everywhere(native: Engine, place: str) -> None:
-    """Each token alone, the document cut in two at each byte."""
+    """Both engines agree on a document with one token in a place, wherever it is cut in two."""
     for data in documents(place, 1):
         check(data, list(range(1, len(data))), native)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_two_and_three_tokens(native: Engine, place: str, rng: random.Random, pytestconfig: pytest.Config) -> None:
-    """A share of all sequences, cut at two places around what is odd and byte by byte."""
+    """Both engines agree on a random share of all sequences of two and three tokens.
+
+    Each document is read whole, byte by byte, and cut in two before the tokens and at a random byte from there on.
+    """
     long = pytestconfig.getoption("--long-life")
     begin = len(PLACES[place][0])
     for length, share in ((2, 1.0 if long else SHORT_SHARE), (3, LONG_SHARE if long else 0.002)):
@@ -72,7 +75,7 @@ def test_two_and_three_tokens(native: Engine, place: str, rng: random.Random, py
     ],
 )
 def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine, data: bytes, message: str) -> None:
-    """Whatever follows in the input, and wherever it ends."""
+    """A syntax error names the first byte that may not be there, whatever follows it and wherever the input is cut."""
     check(data, list(range(len(data))), native)
     refused = refusal(data, native)
 
@@ -84,7 +87,10 @@ def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine,
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("length", [1, 2])
 def test_what_json_loads_accepts_is_not_refused(native: Engine, place: str, length: int) -> None:
-    """Except for kept text that is not valid Unicode."""
+    """No document that `json.loads` accepts ends in an error.
+
+    Documents with a lone surrogate are left out, since kept text has to be valid Unicode.
+    """
     sound = 0
     for data in documents(place, length):
         try:

@@ -1,4 +1,4 @@
-"""The pruner alone, and the laws that hold from chunks to items: nothing depends on where the input was cut."""
+"""The pruner alone, and the scan as a whole: nothing depends on where the input is cut into chunks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def units(*chunks: bytes, limit: int = LIMIT) -> list[bytes]:
 
 
 def outcome(chunks: Iterable[bytes], *, limit: int = LIMIT) -> list[Item] | tuple[str, str]:
-    """What a scan yields, or the class and the message of the error that it ends with."""
+    """Return what a scan yields, or the class and the message of the error that it ends with."""
     try:
         return list(scan(chunks, max_record_bytes=limit))
     except RollingError as error:
@@ -53,7 +53,7 @@ def one_by_one(data: bytes) -> list[bytes]:
 
 
 def names(items: list[Item] | tuple[str, str]) -> list[str]:
-    """Symbols and reject reasons."""
+    """Return the symbols of records and the reasons of rejects, without bots."""
     assert isinstance(items, list), items
     return [
         item.symbol if isinstance(item, Record) else str(item.reason) for item in items if not isinstance(item, Bot)
@@ -61,7 +61,7 @@ def names(items: list[Item] | tuple[str, str]) -> list[str]:
 
 
 class TestCuts:
-    """The cut-independence law."""
+    """The outcome of a scan does not depend on where its input is cut."""
 
     @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
@@ -82,7 +82,7 @@ class TestCuts:
 
     @staticmethod
     def _stream(chunks: Iterable[bytes], limit: int) -> object:
-        """Units as they are, and between them all text as one."""
+        """Return the units, and between them all text as one; or the error."""
         stream: list[tuple[int, int, bytes]] = []
         text, size = b"", 0
         try:
@@ -115,7 +115,7 @@ class TestCuts:
 
     @pytest.mark.parametrize("end", range(len(RECORD) + 6))
     def test_a_file_that_ends_early_is_torn(self, end: int) -> None:
-        """Every proper prefix of an object is `SourceTorn`, with the number of bytes; nothing at all is no error."""
+        """Every proper prefix of an object is `SourceTorn`, with the number of bytes; an empty input is no error."""
         whole = b'{"A":' + RECORD + b"}"
         assert end < len(whole)
 
@@ -125,7 +125,7 @@ class TestCuts:
 
 
 class TestUnits:
-    """What a unit keeps."""
+    """What the pruner keeps of a unit, which is a record or a bot."""
 
     @given(st.lists(st.tuples(st.text(max_size=5), st.one_of(discarded, containers)), max_size=5), styles)
     def test_containers_are_emptied(self, members: list[tuple[str, Any]], style: Any) -> None:
@@ -169,7 +169,7 @@ class TestUnits:
             assert bytes(whole[place] for place in places) == fragment.data
 
     def test_numbers_that_are_none_become_null(self) -> None:
-        """`NaN`, `Infinity` and `-Infinity` are `null` where they are whole tokens, and text inside strings."""
+        """`NaN`, `Infinity` and `-Infinity` become `null` where they are whole tokens, and stay text inside strings."""
         record = b'{"a":NaN,"b": -Infinity ,"c":Infinity,"d":"NaN, -Infinity: Infinity","e\\"NaN":[NaN]}'
 
         assert units(b'{"A":' + record + b"}") == [
@@ -178,14 +178,14 @@ class TestUnits:
 
     @pytest.mark.parametrize("token", [b"1NaN", b"NaN1", b"-NaN", b"NaNNaN", b"--Infinity", b"InfinityNaN", b"nan"])
     def test_parts_of_tokens_are_left_alone(self, token: bytes) -> None:
-        """What only contains `NaN` is malformed, not another number or two values."""
+        """A token that only contains `NaN` passes the pruner unchanged and is malformed, not a number or two values."""
         assert units(b'{"A":{"a":' + token + b"}}") == [b'{"a":' + token + b"}"]
         for file in (b'{"A":{"a":' + token + b"}}", b'{"a":' + token + b"}", token, b"[" + token + b"]"):
             assert outcome([file])[0] == "SourceMalformed", file
 
     @pytest.mark.parametrize("token", [b"NaN", b"-Infinity", b"Infinity"])
     def test_offsets_lead_past_a_replaced_number(self, token: bytes) -> None:
-        """Bytes after a `NaN` know their place, though `null` is longer or shorter."""
+        """Offsets of bytes after a `NaN` or `Infinity` are right, though `null` is longer or shorter."""
         whole = b'{"A":{"a":' + token + b',"b":"here"}}'
         (unit,) = [fragment for fragment in prune(whole) if fragment.kind is FragmentKind.UNIT]
 
@@ -194,13 +194,13 @@ class TestUnits:
 
 
 class TestDiscarded:
-    """What is discarded is checked for closed strings, balanced brackets and depth, no more."""
+    """Discarded text is checked only for closed strings, balanced brackets and depth."""
 
     @pytest.mark.parametrize(
         "junk", [b"nul", b",,:", b'"\\q"', b'"\xff\xfe"', b'"\\ud800"', b"01", b"\x00", b'1 "a" 2']
     )
     def test_anything_may_stand_there(self, junk: bytes) -> None:
-        """Inside a nested container no syntax is checked."""
+        """Bad syntax inside a nested container is not checked, and its record counts."""
         file = b'{"A":{' + FIELDS + b',"x":[' + junk + b'],"y":{' + junk + b"}}}"
 
         assert names(outcome([file])) == names(outcome(one_by_one(file))) == ["A"]
@@ -216,25 +216,25 @@ class TestDiscarded:
 
     @pytest.mark.parametrize("junk", [b"[{]", b"[}", b"{[}", b'{"a":[1}', b"[[{]]"])
     def test_brackets_balance_by_kind(self, junk: bytes) -> None:
-        """A container that is closed by the other kind of bracket is malformed, or never closed."""
+        """A container closed by the other kind of bracket is an error: it is malformed, or never closed and so torn."""
         result = outcome([b'{"A":{"x":[' + junk + b"]}}"])
 
         assert result[0] in ("SourceMalformed", "SourceTorn")
 
     def test_the_place_of_unbalanced_brackets_is_told(self) -> None:
-        """The message has the byte at which the discarded container ends."""
+        """The message about unbalanced brackets has the byte at which the discarded container ends."""
         with pytest.raises(SourceMalformed, match=r"ends at byte 13$"):
             prune(b'{"A":{"x":[[]}')
 
     def test_a_bracket_too_many_is_malformed(self) -> None:
-        """Closing what was never opened is an error with its byte."""
+        """A bracket that closes nothing is `SourceMalformed`, with its byte."""
         assert outcome([b'{"A":' + RECORD + b"} ]"]) == (
             "SourceMalformed",
             f"malformed JSON at byte {len(RECORD) + 7}: ']' closes a container that was never opened",
         )
 
 
-# Where nesting may stand: opening, how many containers are open there, closing.
+# Where nesting may be: the text before it, how many containers are open there, the text after it.
 PLACES = {
     "root": (b"", 0, b""),
     "root member": (b'{"x":', 1, b"}"),
@@ -249,7 +249,7 @@ PLACES = {
 
 
 class TestDepth:
-    """1,000 containers inside each other pass, one more is malformed, and refused where it opens."""
+    """1,000 containers inside each other are accepted; one more is malformed, and refused where it opens."""
 
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("pair", [b"[]", b'{"":}'])
@@ -265,7 +265,7 @@ class TestDepth:
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("pair", [b"[]", b'{"":}'])
     def test_one_more_is_refused(self, place: str, pair: bytes) -> None:
-        """The error names the byte of the bracket that is too deep."""
+        """One container more than the limit is `SourceMalformed`, with the byte of its bracket."""
         opening, depth, closing = PLACES[place]
         count = MAX_DEPTH - depth + 1
         file = opening + pair[:-1] * count + b"1" + pair[-1:] * count + closing
@@ -277,7 +277,7 @@ class TestDepth:
         assert outcome(one_by_one(file)) == result
 
     def test_bot_files_have_the_same_limit(self) -> None:
-        """A bot file is refused at the same depth."""
+        """A bot file may have 1,000 containers inside each other, and is refused with one more."""
 
         def nested(count: int) -> bytes:
             return b'{"x":' + b"[" * count + b"]" * count + b"}"
@@ -288,7 +288,7 @@ class TestDepth:
 
     @pytest.mark.parametrize("opening", [b"", b'{"A":{"x":', b'{"bots":{"b":{"positions":'])
     def test_a_hundred_million_brackets_cost_nothing(self, opening: bytes) -> None:
-        """The first chunk is refused at the limit; the rest is never asked for."""
+        """Of a hundred million brackets, the scan reads two chunks at most, since the depth limit ends it."""
         asked = 0
 
         def chunks() -> Iterator[bytes]:
@@ -304,7 +304,7 @@ class TestDepth:
 
 
 class TestLimits:
-    """`max_unit_bytes`: a unit of exactly that size is kept, and memory is bounded for any input."""
+    """The limit `max_unit_bytes`, for records, keys, strings and numbers."""
 
     @pytest.mark.parametrize(
         "tail", [b'"x":"%s"}', b'"x":%s}', b'%s"x":1}', b'"x":1}%s', b'"%s":1}', b'"x":[],"y":"%s"}']
@@ -313,7 +313,7 @@ class TestLimits:
         "file", [b'{"A":%b,"B":{"symbol":"B",%b}}', b'[%b,{"symbol":"B",%b}]', b'%b{"symbol":"B",%b}']
     )
     def test_a_record_may_be_exactly_as_long(self, file: bytes, tail: bytes) -> None:
-        """A record of `max_unit_bytes` is kept and one byte more is not, whichever part of it is long."""
+        """A record of `max_unit_bytes` is kept and one of a byte more is rejected, whichever part of it is long."""
         head = b'{"symbol":"A",' + FIELDS + b","
         inside = not tail.endswith(b"%s")
         filler = b" " if tail.startswith(b"%s") or not inside else b"7"
@@ -335,7 +335,7 @@ class TestLimits:
         assert names(result) == (["RecordTooLarge"] if over else [name.decode()])
 
     def test_the_size_counts_the_source(self) -> None:
-        """Emptied containers count two bytes, a `NaN` four: `null` stands for it, in both engines."""
+        """In a unit's size, an emptied container counts two bytes, and a `NaN` four, as the `null` that replaces it."""
         record = b'{"a":NaN,"b":[' + b"1," * 5_000 + b"1]}"
         (unit,) = [
             fragment for fragment in prune(b'{"A":' + record + b"}", limit=1_024) if fragment.kind is FragmentKind.UNIT
@@ -345,7 +345,7 @@ class TestLimits:
         assert unit.size == len(unit.data)
 
     def test_names_and_strings_around_units_have_the_same_limit(self) -> None:
-        """An overlong key rejects its record; an overlong value that is no record is harmless."""
+        """An overlong key rejects its record; overlong keys and values of other members are harmless."""
         long = b'"' + b"k" * 200 + b'"'
         file = (
             b'{"x":' + long + b"," + long + b":1," + long + b":" + RECORD + b"," + long + b':[1],"B":' + RECORD + b"}"
@@ -357,7 +357,7 @@ class TestLimits:
     @pytest.mark.parametrize("text", [b"7" * 101, b"x" * 500, b"\x00" * 200])
     @pytest.mark.parametrize("opening", [b'{"x":', b"[", b"", b'{"predictions":[', b'{"A":' + RECORD + b',"x" : '])
     def test_an_overlong_number_around_units_is_malformed(self, opening: bytes, text: bytes) -> None:
-        """A token that is not a string and never ends is an error with its byte."""
+        """A number or literal of more than `max_unit_bytes` outside of records is `SourceMalformed`, with its byte."""
         result = outcome([opening + text + b" 1"], limit=100)
 
         assert result == (
@@ -367,16 +367,16 @@ class TestLimits:
         assert outcome(one_by_one(opening + text), limit=100) == result
 
     def test_a_long_number_takes_linear_time(self) -> None:
-        """A number of nearly a chunk, with a blank at the chunk's end, is not searched from each of its digits."""
+        """A number of 250,000 digits before a blank takes linear time: it is not searched again from each digit."""
         started = time.process_time()
 
         result = outcome([b'{"A":{' + FIELDS + b',"x":' + b"1" * 250_000 + b" ", b"}}"])
 
         assert names(result) == ["A"]
-        assert time.process_time() - started < 5  # it was 100 s
+        assert time.process_time() - started < 5  # with a search from each digit it took 100 s
 
 
-# Four shapes: what comes before and after the inside of record A; record B follows.
+# The four shapes: the text before and after the last member of record A; record B follows.
 SHAPES = {
     "map": (b'{"A":{%s,' % FIELDS, b'},"B":%s}' % RECORD),
     "sections": (b'{"predictions":{"A":{%s,' % FIELDS, b'},"B":%s}}' % RECORD),
@@ -396,12 +396,15 @@ MEGABYTES = 30
 
 @pytest.mark.slow
 class TestMemory:
-    """Each in a process of its own: 30 MB and more of one thing take less than 20 MB of memory."""
+    """30 MB and more of one thing take less than 20 MB of memory, measured in a separate process each."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("filler", FILLERS)
     def test_what_is_long_in_a_record_is_not_held(self, shape: str, filler: str) -> None:
-        """The record is rejected for its size, and the next one counts; a line's number stops the scan."""
+        """A record with 30 MB of one thing is rejected for its size, and the next one counts.
+
+        A number of that length in a line ends the scan with an error.
+        """
         (before, after), (opening, fill, closing) = SHAPES[shape], FILLERS[filler]
 
         measured = scan_filled(before + opening, fill, MEGABYTES, closing + after)
@@ -417,7 +420,7 @@ class TestMemory:
         ("opening", "fill", "closing"), [(b'"x":["', b"x", b'"]'), (b'"x":[', b'[{"a":"]"}],', b"1]")]
     )
     def test_what_is_discarded_is_not_held(self, shape: str, opening: bytes, fill: bytes, closing: bytes) -> None:
-        """A long string or a long list inside a record's container leaves the record as it is."""
+        """A string or list of 30 MB inside a record's container is not held in memory, and the record counts."""
         before, after = SHAPES[shape]
 
         measured = scan_filled(before + opening, fill, MEGABYTES, closing + after)
@@ -444,7 +447,7 @@ class TestMemory:
     def test_what_is_long_between_records_is_not_held(
         self, opening: bytes, fill: bytes, closing: bytes, expected: list[str]
     ) -> None:
-        """White space, strings and keys around the records are of any length."""
+        """White space, strings and keys of 30 MB around the records are not held in memory, and the records count."""
         measured = scan_filled(opening, fill, MEGABYTES, closing)
 
         assert measured.items == expected
@@ -452,14 +455,20 @@ class TestMemory:
 
     @pytest.mark.parametrize("opening", [b'{"x":1', b'{"symbol":"A"'])
     def test_members_without_end_are_not_held(self, opening: bytes) -> None:
-        """Plain members cost time, not memory, however long it stays open whether their root is a map or a record."""
+        """Any number of plain members in a root costs time, but no memory.
+
+        This holds however long it is undecided whether the root is a map or a record.
+        """
         measured = scan_filled(opening, b',"%s":"%s"' % (b"k" * 50, b"v" * 50), MEGABYTES // 4, b"}")
 
         assert measured.items == (["RecordTooLarge"] if b"symbol" in opening else [])
         assert measured.growth_mb < GROWTH_MB
 
     def test_a_string_of_two_gigabytes(self) -> None:
-        """It rejects its record, and the next one counts; a tenth of it for Python, whose counters have no end."""
+        """A string of 2.2 GB rejects its record, and the next one counts.
+
+        The engine in Python is tested with a tenth of it, since its counters have no end.
+        """
         before, after = SHAPES["map"]
 
         megabytes = 2_200 if current().name == "native" else 220
@@ -470,10 +479,10 @@ class TestMemory:
 
 
 class TestPruner:
-    """Its own small contract."""
+    """The interface of the pruner."""
 
     def test_other_layouts(self) -> None:
-        """A root can be the unit, as in bot files."""
+        """With another layout the root is the unit, as in bot files, and its containers are emptied."""
         made = pruner(limit=100, default=Layout(unit_level=1, kept_levels=1), members={})
 
         fragments = (*made.feed(b'{"a":[1]} '), *made.close())
@@ -497,7 +506,10 @@ class TestPruner:
             list(made.close())
 
     def test_a_byte_order_mark_counts(self) -> None:
-        """It is skipped at the beginning, whole or cut, and offsets count it; anywhere else it is malformed."""
+        """A byte order mark at the beginning is skipped, whole or cut, and offsets count it.
+
+        Anywhere else it is malformed, and so is half of one.
+        """
         whole = b'\xef\xbb\xbf{"A":' + RECORD + b"}"
         for chunks in ([whole], one_by_one(whole), [whole[:2], whole[2:]], [b"", whole[:1], whole[1:]]):
             (record,) = [fragment for fragment in prune(*chunks) if fragment.kind is FragmentKind.UNIT]
@@ -507,7 +519,7 @@ class TestPruner:
         assert outcome([b"\xef\xbb"])[0] == "SourceMalformed"
 
     def test_torn_strings_and_containers_are_told_apart(self) -> None:
-        """The message says whether a string or containers were open."""
+        """The message of `SourceTorn` says whether a string or containers were open."""
         with pytest.raises(SourceTorn, match="inside a string, after 6 bytes"):
             prune(b'{"a":"')
         with pytest.raises(SourceTorn, match="with 3 of its containers open"):
@@ -515,7 +527,7 @@ class TestPruner:
 
 
 def test_reject_reasons_are_those_of_the_report() -> None:
-    """Reports name reasons by these words; dashboards filter by them."""
+    """The reasons of rejects are exactly these words: reports name them, and dashboards filter by them."""
     assert {reason.value for reason in RejectReason} == {
         *("TextInvalid", "ConfidenceInvalid", "PredictionInvalid", "LastPriceInvalid", "FieldTypeInvalid"),
         *("SymbolMissing", "RecordTooLarge", "RecordNotObject", "BotInvalid"),

@@ -1,4 +1,4 @@
-"""The table of a record's fields: structs, rejects and output follow from it. What the web shows: `test_fields`."""
+"""The table of a record's fields, from which structs, rejects and output follow. For the web, see `test_fields`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ values = st.one_of(
 
 
 def decoded(fields: dict[str, Any], symbol: str | None) -> Any:
-    """Return the record or reject of one unit."""
+    """Return the record or the reject of one unit."""
     data = json.dumps(fields).encode()
     unit = Fragment(FragmentKind.UNIT, 0, len(data), data, NO_OFFSETS)
     return RecordDecoder(SCHEMA, max_bytes=1 << 20).decode(unit, symbol)[0]
@@ -51,13 +51,13 @@ def accepted(fields: dict[str, Any], symbol: str | None) -> Fields | None:
 
 
 class TestRecords:
-    """The strict structs and the rows of the table are the same rule."""
+    """The strict structs and the rows of the table have the same rules."""
 
     @example({"last_price": "bad", "last": 5}, None)
     @example({"last_price": None, "last": -1, "price": 5}, "KEY")
     @given(st.dictionaries(st.sampled_from(RECORD_NAMES), values, max_size=5), st.sampled_from([None, "KEY"]))
     def test_the_structs_accept_nothing_that_the_rows_refuse(self, changed: dict[str, Any], symbol: str | None) -> None:
-        """What a struct accepts is the record that the rows make of it, one by one."""
+        """A record that a struct accepts equals the one that the rows give, which check each field alone."""
         fields = GOOD | changed
         fast = accepted(fields, symbol)
         event("accepted" if fast is not None else "refused")
@@ -69,7 +69,7 @@ class TestRecords:
     @pytest.mark.parametrize("field", RECORD_FIELDS.values(), ids=lambda field: field.name)
     @pytest.mark.parametrize("value", [None, True, [], {}, "x" * 2_000, 10**400], ids=lambda value: str(value)[:9])
     def test_each_row_has_a_reason(self, field: Field, value: Any) -> None:
-        """A value that does not fit is rejected by the row's reason, under each name, with what was expected."""
+        """A value that does not fit is rejected under each name, with the reason of its row and what was expected."""
         for name in field.names:
             fields = {key: value for key, value in GOOD.items() if key not in field.names} | {name: value}
             result = decoded(fields, None)
@@ -87,7 +87,7 @@ class TestRecords:
                 assert result.details.endswith(f"expected {field.expected}")
 
     def test_the_first_name_that_is_not_null_is_used(self) -> None:
-        """Of each field, and by every struct."""
+        """Of the names of a field, the first one that is not null is used, and later ones are not read."""
         for field in RECORD_FIELDS.values():
             for place, name in enumerate(field.names):
                 before = dict.fromkeys(field.names[:place])
@@ -98,20 +98,23 @@ class TestRecords:
                 assert result == Record(**GOOD)
 
     def test_the_table_covers_the_output(self) -> None:
-        """Every field of a record that is published is a row, in the same order."""
+        """Every field of a record that is published is a row, in the same order.
+
+        The tables of bots and of positions have exactly their fields.
+        """
         assert (*RECORD_FIELDS, "extra_fields") == Record.__struct_fields__
         assert tuple(BOT_FIELDS) == ("name", "enabled", "equity", "pnl_today", "last_updated")
         assert tuple(POSITION_FIELDS) == ("symbol", "quantity", "avg_price")
 
     def test_examples_are_valid(self) -> None:
-        """Each is what its rule accepts, unchanged: the OpenAPI schema shows them as what a record has."""
+        """Each example is accepted unchanged by its rule, since the OpenAPI schema shows it as a value of the field."""
         for struct, table in ((Record, RECORD_FIELDS), (Bot, BOT_FIELDS)):
             for name, rule in rules_of(struct).items():
                 if name != "name":  # a bot's key
                     assert checked(table[name], rule.example, name) == rule.example
 
     def test_an_amount_has_a_limit(self) -> None:
-        """So that sums stay finite."""
+        """A quantity of -1e100 is accepted and one of 1e101 is refused, so that sums stay finite."""
         assert checked(POSITION_FIELDS["quantity"], -1e100, "qty") == -1e100
         with pytest.raises(Unusable, match=r"qty is 1e.101, expected a finite number from -1e.100 to 1e.100"):
             checked(POSITION_FIELDS["quantity"], 1e101, "qty")

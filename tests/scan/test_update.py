@@ -1,4 +1,4 @@
-"""Updates as a caller gives them: what a scan of a file of the same records gives, and clear refusals."""
+"""Updates as a caller gives them: the same results as a scan of a file of these records, and clear errors."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 GOOD = {"prediction": 1.5, "confidence": 0.9, "last_price": 3}
 LIMIT = 40
-# Only overlong text comes near it: how many bytes a number takes is up to who writes it.
+# Only overlong text comes near it: `json` and msgspec may write one number with different numbers of bytes.
 MAX_BYTES = 20_000
-# Fields of a record moved into an object, one divided, and two extra ones.
+# A renamed field, one inside an object, one that is divided, and two extra fields.
 MAPPED = parse_mapping("symbol=ticker; prediction=p.value; confidence=score/100; +sector; +deep=p.more.x", "", "")
 
 
@@ -41,7 +41,7 @@ def read(records: Any, remove: Iterable[str] = (), *, limit: int = LIMIT, mappin
 
 
 def scanned(document: Any, mapping: InputMapping) -> list[Any]:
-    """What a scan of a file gives that `json` has written, without the places of rejects."""
+    """Write the document by `json`, scan it, and return the items without the places of rejects."""
     items = scan_items([json.dumps(document).encode()], current(), max_record_bytes=MAX_BYTES, mapping=mapping)
     return [without_place(item) for item in items]
 
@@ -53,7 +53,7 @@ def without_place(item: Any) -> Any:
 
 
 def in_order(update: Update, count: int) -> list[Any]:
-    """The records and rejects in the order of the call, by the numbers of the rejects."""
+    """Return records and rejects in the order of the call, which the numbers of the rejects give."""
     rejects = {int(reject.where.removeprefix("record ").replace(",", "")): reject for reject in update.rejects}
     records = iter(update.records)
     items = [without_place(rejects[number]) if number in rejects else next(records) for number in range(1, count + 1)]
@@ -61,7 +61,7 @@ def in_order(update: Update, count: int) -> list[Any]:
     return items
 
 
-# ---- the law
+# ---- the same results as a scan
 
 numbers = st.integers() | st.floats() | st.sampled_from([10**30, -(10**400), 1 << 64, 0, 1, 0.5, 0.9, 90])
 texts = st.text(st.characters(), max_size=6) | st.sampled_from(["\ud800", "A", "x" * 300, "x" * 1_100, "x" * 40_000])
@@ -87,7 +87,10 @@ records_given = good_fields | fields | values
 @settings(max_examples=examples(50))
 @given(mapping=st.sampled_from([UNMAPPED, MAPPED]), given_records=st.lists(records_given, max_size=8))
 def test_a_list_gives_what_a_scan_of_a_file_of_it_gives(mapping: InputMapping, given_records: list[Any]) -> None:
-    """The same records, and rejects with the same reasons, names and details, for any values and both engines."""
+    """A list of any values gives the records that a scan of a file of it gives, with both engines.
+
+    Rejects have the same reasons, names and details.
+    """
     update = read(given_records, mapping=mapping)
     assert in_order(update, len(given_records)) == scanned(given_records, mapping)
 
@@ -97,7 +100,10 @@ def test_a_list_gives_what_a_scan_of_a_file_of_it_gives(mapping: InputMapping, g
 def test_a_mapping_gives_what_a_scan_of_a_section_of_it_gives(
     mapping: InputMapping, given_records: dict[str, Any]
 ) -> None:
-    """Its keys are the symbols, whatever they are called."""
+    """A mapping gives the records and rejects that a scan of a file with it as a section gives.
+
+    Its keys are the symbols, whatever text they are.
+    """
     if isinstance(given_records.get("ticker" if mapping is MAPPED else "symbol"), str):
         return  # one record, which is refused
     update = read(given_records, mapping=mapping)
@@ -107,7 +113,10 @@ def test_a_mapping_gives_what_a_scan_of_a_section_of_it_gives(
 @settings(max_examples=examples(30))
 @given(given_records=st.lists(records_given, max_size=8))
 def test_json_gives_what_a_scan_of_it_gives(given_records: list[Any]) -> None:
-    """With the places of rejects in bytes."""
+    """JSON, as bytes, text or a buffer, gives the same records and rejects as a scan of it.
+
+    Rejects have the same byte offsets.
+    """
     data = json.dumps(given_records).encode()
     items = list(scan_items([data], current(), max_record_bytes=MAX_BYTES))
     for document in (data, bytearray(data), memoryview(data), data.decode()):
@@ -120,7 +129,7 @@ def test_json_gives_what_a_scan_of_it_gives(given_records: list[Any]) -> None:
 
 
 class AStruct(msgspec.Struct, rename={"price": "last_price"}):
-    """A record of an engine that has its own structs."""
+    """A record of an engine that has its own structs, with a field of another name."""
 
     symbol: str
     prediction: Decimal
@@ -130,7 +139,7 @@ class AStruct(msgspec.Struct, rename={"price": "last_price"}):
 
 @dataclass
 class ADataclass:
-    """The same as a dataclass."""
+    """A record of an engine that has dataclasses, with a decimal and a datetime."""
 
     symbol: str
     prediction: float
@@ -140,7 +149,7 @@ class ADataclass:
 
 
 def test_structs_dataclasses_and_other_mappings_are_records() -> None:
-    """As their JSON is, decimals as numbers."""
+    """Structs, dataclasses and mappings of other types are read as their JSON is, with decimals as numbers."""
     at = datetime(2026, 1, 2, tzinfo=UTC)
     update = read(
         [
@@ -161,7 +170,10 @@ def test_structs_dataclasses_and_other_mappings_are_records() -> None:
 
 
 def test_a_symbol_may_come_several_times_and_the_order_stays() -> None:
-    """A call is a sequence: which of them counts is decided where it is applied."""
+    """Records of the same symbol are all kept, in the order of the call.
+
+    A call is a sequence: which record counts is decided where it is applied. A removal that is repeated is kept once.
+    """
     update = read(
         [{"symbol": name, **GOOD, "confidence": 1 / place} for place, name in enumerate("ABA", 1)], ["X", "X"]
     )
@@ -171,7 +183,7 @@ def test_a_symbol_may_come_several_times_and_the_order_stays() -> None:
 
 @pytest.mark.parametrize("nothing", [(), [], {}, iter(()), b"[]", "{}", b""])
 def test_nothing_is_an_update_of_nothing(nothing: Any) -> None:
-    """It is no mistake."""
+    """An empty list, mapping, iterator or JSON text is an update without content, and no error."""
     assert read(nothing) == ([], [], [])
 
 
@@ -202,7 +214,7 @@ def test_nothing_is_an_update_of_nothing(nothing: Any) -> None:
     ],
 )
 def test_each_record_that_cannot_be_used_is_named(record: Any, reason: RejectReason, details: str) -> None:
-    """By its number, with the reason that a scan has; the others are not affected."""
+    """A record that cannot be used is rejected by its number, with the reason that a scan has; the others are kept."""
     update = read([{"symbol": "F", **GOOD}, record, {"symbol": "G", **GOOD}])
     assert [record.symbol for record in update.records] == ["F", "G"]
     (reject,) = update.rejects
@@ -213,7 +225,7 @@ def test_each_record_that_cannot_be_used_is_named(record: Any, reason: RejectRea
 
 
 def test_a_list_that_contains_itself_is_rejected() -> None:
-    """Python could write it for ever."""
+    """A record with a list that contains itself is rejected, since Python would write it for ever."""
     circle: list[Any] = []
     circle.append(circle)
     (reject,) = read([{"symbol": "A", **GOOD, "x": circle}]).rejects
@@ -222,7 +234,7 @@ def test_a_list_that_contains_itself_is_rejected() -> None:
 
 @pytest.mark.parametrize("key", [5, None, b"A", ("A",), 1.5])
 def test_a_key_that_is_not_text_is_rejected(key: Any) -> None:
-    """Though `json` would write some of them as text."""
+    """A key that is not text rejects its record, though `json` would write some of them as text."""
     update = read({"A": GOOD, key: GOOD, "": GOOD})
     assert [record.symbol for record in update.records] == ["A", ""]
     (reject,) = update.rejects
@@ -235,7 +247,10 @@ def test_a_key_that_is_not_text_is_rejected(key: Any) -> None:
 
 
 def test_more_than_the_limit_is_refused_and_an_endless_generator_is_not_read_on() -> None:
-    """Records and removals count together, also those that are rejected."""
+    """More records and removals together than the limit are refused, also if some of them are rejected.
+
+    An endless iterator is read up to one more than the limit.
+    """
     taken = 0
 
     def endless() -> Iterator[Any]:
@@ -286,14 +301,14 @@ def test_more_than_the_limit_is_refused_and_an_endless_generator_is_not_read_on(
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(records: Any, remove: Any, message: str) -> None:
-    """The message says which, and what to give."""
+    """A wrong argument is `SettingsInvalid`, with a message that names the argument and what is wrong with it."""
     with pytest.raises(SettingsInvalid) as caught:
         read(records, remove)
     assert message in str(caught.value)
 
 
 def test_json_that_is_malformed_or_ends_early_is_refused_as_in_a_scan() -> None:
-    """With the byte."""
+    """Malformed JSON is `SourceMalformed` with the byte, and JSON that ends early is `SourceTorn`, as in a scan."""
     with pytest.raises(SourceMalformed, match="malformed JSON at byte 2"):
         read(b"[{nonsense}]")
     with pytest.raises(SourceTorn, match="ends early"):
@@ -304,13 +319,16 @@ def test_json_that_is_malformed_or_ends_early_is_refused_as_in_a_scan() -> None:
     ("raw", "message"), [(b"[" * 1_000 + b"]" * 1_000, "nested deeper than 1,000"), (b"nonsense", "malformed JSON")]
 )
 def test_a_record_that_is_malformed_or_nested_too_deep_is_named(raw: bytes, message: str) -> None:
-    """A scan of such a file stops there too."""
+    """A record that is malformed or nested too deep is `SourceMalformed`, which names its number.
+
+    A scan of such a file stops there too.
+    """
     with pytest.raises(SourceMalformed, match=f"record 2: .*{message}"):
         read(iter([{"symbol": "A", **GOOD}, {"symbol": "B", **GOOD, "x": msgspec.Raw(raw)}, {"symbol": "C", **GOOD}]))
 
 
 def test_the_errors_of_the_callers_iterator_are_its_own() -> None:
-    """They are not mistaken for ours."""
+    """An exception of the caller's iterator is raised unchanged, and not as an error of ours."""
 
     def failing() -> Iterator[Any]:
         yield {"symbol": "A", **GOOD}

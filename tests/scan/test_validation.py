@@ -1,4 +1,4 @@
-"""From a unit to a record or a reject: fields, symbols, text, reasons and limits."""
+"""How a unit becomes a record or a reject: fields, symbols, text, reasons and limits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 
 class TestFields:
-    """What a record's fields may be."""
+    """The values that a record's fields may have."""
 
     def test_only_three_are_needed(self) -> None:
-        """Sentiment is neutral by default; target, stop and timestamp may be missing or null."""
+        """A record needs a prediction, a confidence and a price.
+
+        Sentiment is neutral by default; target, stop and timestamp may be missing or null.
+        """
         plain = Record("A", 1.5, 0.9, 3.0, "neutral", None, None, None)
 
         assert record(f'{{"A":{{{GOOD}}}}}') == plain
@@ -49,19 +52,22 @@ class TestFields:
         ],
     )
     def test_the_price_has_three_names(self, fields: str, price: float) -> None:
-        """`last_price`, else `last`, else `price`; a `NaN` falls through, and what comes after is not read."""
+        """The price is `last_price`, else `last`, else `price`.
+
+        A null or `NaN` passes on to the next name, and names after the one that is used are not read.
+        """
         assert record(f'{{"A":{{"prediction":1,"confidence":1,{fields}}}}}').last_price == price
 
     @pytest.mark.parametrize("text", ["0", "1", "-0.0", "0.0", "1.0", "1e0", "0.3e-5", "100000e-5"])
     def test_confidence_reaches_from_0_to_1(self, text: str) -> None:
-        """Both ends count, and whole numbers too."""
+        """A confidence from 0 to 1, both included, becomes a float; it may be a whole number."""
         decoded = record(f'{{"A":{{"prediction":-1,"confidence":{text},"last_price":1}}}}')
 
         assert (decoded.confidence, type(decoded.confidence)) == (float(text), float)
 
     @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30))
     def test_numbers_are_read_as_python_reads_them(self, number: float) -> None:
-        """Both ways through the decoder give the nearest double."""
+        """A number becomes the nearest double, as in Python, by the decoder's fast way and by its slow way."""
         numbers = f'"prediction":{number!r},"target_price":{number!r},"confidence":1,"price":1'
 
         fast, slow = record(f'{{"A":{{{numbers}}}}}'), record(f'{{"A":{{"confidence":null,{numbers}}}}}')
@@ -73,11 +79,11 @@ class TestFields:
         "value", ['"2026-11-01"', "1760000000", "1760000000.25", '""', str(2**64 - 1), str(10**30)]
     )
     def test_timestamps_are_passed_on(self, value: str) -> None:
-        """Text or a number, as the engine wrote it."""
+        """A timestamp is passed on as the engine wrote it, as text or as a number."""
         assert record(f'{{"A":{{{GOOD},"timestamp":{value}}}}}').timestamp == json.loads(value)
 
     def test_a_field_that_comes_twice_counts_last(self) -> None:
-        """As in `json.loads`, also where the first one was bad."""
+        """Of a field that comes twice the last value counts, as in `json.loads`, also where the first one was bad."""
         assert record(f'{{"A":{{"confidence":"x",{GOOD},"prediction":7}}}}').prediction == 7
         assert record(f'{{"A":{{{GOOD},"confidence":NaN,"confidence":0.25}}}}').confidence == 0.25
 
@@ -91,7 +97,7 @@ class TestFields:
         ],
     )
     def test_discarded_fields_are_harmless(self, shape: str, field: str) -> None:
-        """Numbers of any size and halves of surrogate pairs stop nothing where they are not read."""
+        """Numbers of any size and halves of surrogate pairs are no errors in fields that are not read."""
         assert record(SHAPES[shape] % f"{field},{GOOD}").symbol == "A"
         assert record(SHAPES[shape] % f"{GOOD},{field}").symbol == "A"
         if ":{" not in field:
@@ -99,13 +105,13 @@ class TestFields:
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_invalid_utf8_is_harmless_where_it_is_not_read(self, shape: str) -> None:
-        """In a discarded container, and in a discarded field."""
+        """Invalid UTF-8 is no error in a discarded container and in a discarded field."""
         text = (SHAPES[shape] % f'"x":["@"],"y":"@",{GOOD},"z":{{"a":"@"}}').encode()
 
         assert record(text.replace(b"@", b"\xff\xc3")).symbol == "A"
 
 
-# JSON as it is written, and the name it means.
+# A symbol as it is written in JSON, and the text that it stands for.
 SYMBOLS = {
     "BRK/B": "BRK/B",
     "BRK\\/B": "BRK/B",
@@ -124,11 +130,11 @@ SYMBOLS = {
 
 
 class TestSymbols:
-    """Any text is a symbol."""
+    """Any text may be a symbol."""
 
     @pytest.mark.parametrize("written", SYMBOLS)
     def test_names_are_decoded(self, written: str) -> None:
-        """As a key and as a field, with any escapes."""
+        """A symbol is decoded with any escapes, as a key and as a field."""
         name = SYMBOLS[written]
 
         if not name.startswith("_"):
@@ -138,7 +144,7 @@ class TestSymbols:
         assert record(f'{{{GOOD},"symbol":"{written}"}}').symbol == name
 
     def test_the_key_is_the_symbol(self) -> None:
-        """In a map the key counts, whatever the record calls itself."""
+        """In a map the key is the symbol, whatever the record has as its own `symbol`."""
         assert record(f'{{"A":{{"symbol":"B",{GOOD}}}}}').symbol == "A"
         assert record(f'{{"A":{{"symbol":5,{GOOD}}}}}').symbol == "A"
 
@@ -150,7 +156,10 @@ class TestSymbols:
         ],
     )
     def test_other_symbols_than_the_key_are_counted(self, own: list[str], ignored: int) -> None:
-        """Those of records that count, in a map and in a section, whatever is wrong with others."""
+        """Own symbols that differ from the key are counted, in a map and in a section.
+
+        In rejected records they are not counted.
+        """
         names = ["A"] if len(own) == 1 else [f"S{number}" for number in range(len(own))]
         members = [f'"{name}":{{"symbol":{value},{GOOD}}}' for name, value in zip(names, own, strict=True)]
         bad = '"bad":{"symbol":"other","confidence":7}'
@@ -161,14 +170,14 @@ class TestSymbols:
                 assert result.part_result().symbols_ignored == ignored
 
     def test_symbols_inside_a_record_are_not_counted(self) -> None:
-        """A line's own objects are discarded, also where its symbol comes last."""
+        """A symbol in an object inside a line is discarded and not counted, also if the line's own symbol is last."""
         text = f'{{"x":{{"symbol":"B",{GOOD}}},"symbol":"A",{GOOD}}}'
 
         assert scan_result([text.encode()]).symbols_ignored == 0
 
     @pytest.mark.parametrize("bad", ["\\x", "\\u12", "\\ud800\\x", "tab\t", "\x00", "\udcff\x01"])
     def test_bad_names_are_malformed(self, bad: str) -> None:
-        """A bad escape or a control character in a symbol stops the scan, with its byte."""
+        """A bad escape or a control character in a symbol ends the scan with an error that has its byte."""
 
         def place(text: str) -> int:
             return malformed_at(text.encode("utf-8", "surrogateescape"))[0]
@@ -210,7 +219,10 @@ class TestBadText:
     @pytest.mark.parametrize("place", KEPT_TEXTS)
     @pytest.mark.parametrize("fields", BAD_RECORDS)
     def test_in_a_symbol(self, place: str, fields: str) -> None:
-        """Whatever else is wrong with the record; the name is shown with replacement characters."""
+        """Bad text in a symbol rejects the record, whatever else is wrong with it.
+
+        The reject shows the name with replacement characters.
+        """
         for bad in BAD_TEXTS:
             rejected = reject((KEPT_TEXTS[place] % fields).encode().replace(b"@", bad))
 
@@ -222,7 +234,10 @@ class TestBadText:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("name", [name for name in schema_of().record_names if name != "symbol"])
     def test_in_a_kept_field(self, shape: str, name: str) -> None:
-        """Also where a number belongs, and under a name of the price that would not be used."""
+        """Bad text in a kept field rejects the record, also where a number belongs.
+
+        So it does under a name of the price that would not be used.
+        """
         for bad, written in itertools.product(BAD_TEXTS, (name, f"\\u{ord(name[0]):04x}{name[1:]}")):
             fields = f'"h":[1,2,{{"a":"é"}}],{GOOD},"{written}":"a@"'
             rejected = reject((SHAPES[shape] % fields).encode().replace(b"@", bad))
@@ -236,7 +251,10 @@ class TestBadText:
         ['"note":"@"', '"@":"x"', '"n@":[1]', '"last_updated":"@"', '"name":["@"]', '"equity":"@"', '"o":{"@":1}'],
     )
     def test_what_is_not_read(self, shape: str, field: str) -> None:
-        """Under other names, those of bots included, and in names: the record counts, or is rejected for its flaw."""
+        """Bad text in names, and in fields that are not read, also if bots have them, is ignored.
+
+        A record with such text is accepted, or rejected for its own flaw.
+        """
         for bad in BAD_TEXTS:
             for fields in (f"{field},{GOOD}", f"{GOOD},{field}"):
                 assert record((SHAPES[shape] % fields).encode().replace(b"@", bad)).symbol == "A"
@@ -248,20 +266,20 @@ class TestBadText:
         "member", ['"@":1', '"@":"x"', '"@":[1]', '"x":"@"', '"_@":{}', '"@":null', '"timestamp":"@"']
     )
     def test_around_the_records(self, bad: bytes, member: str) -> None:
-        """Members of the root that are no records."""
+        """Bad text in members of the root that are no records is ignored."""
         for text in (f'{{{member},"A":{{{GOOD}}}}}', f'{{"predictions":{{"A":{{{GOOD}}}}},{member}}}'):
             assert record(text.encode().replace(b"@", bad)).symbol == "A"
 
     @pytest.mark.parametrize("bad", BAD_TEXTS)
     def test_under_a_name_in_a_section(self, bad: bytes) -> None:
-        """A member that is not an object is rejected for that reason before any other."""
+        """A section's member that is not an object is rejected for that reason, before its bad name counts."""
         rejected = reject(b'{"predictions":{"%s":5}}' % bad)
 
         assert rejected.reason == RejectReason.NOT_AN_OBJECT
         msgspec.json.encode(rejected)
 
     def test_a_field_that_comes_twice_counts_last(self) -> None:
-        """What is overwritten is not read."""
+        """Of a field that comes twice only the last text is read: bad text in the first one is ignored."""
         bad, good = '"sentiment":"\\ud800"', '"sentiment":"up"'
 
         assert record(f'{{"A":{{{GOOD},{bad},{good}}}}}').sentiment == "up"
@@ -278,7 +296,7 @@ class TestBadText:
         ],
     )
     def test_in_a_bot(self, bad: bytes, body: str) -> None:
-        """A bot's kept text makes it an invalid bot."""
+        """Bad text in a bot's name, time or position symbols makes it an invalid bot."""
         rejected = reject(f'{{"bots":{{{body}}}}}'.encode().replace(b"@", bad))
 
         assert rejected.reason == RejectReason.BOT
@@ -290,14 +308,17 @@ class TestBadText:
         "field", ['"symbol":"@"', '"sentiment":"@"', '"@":1', '"timestamp":"@"', '"positions":[],"x":["@"]']
     )
     def test_what_is_not_read_in_a_bot(self, bad: bytes, field: str) -> None:
-        """A record's names are nothing to a bot."""
+        """Bad text in names, and in fields that only records have, is ignored in a bot."""
         (item,) = items(f'{{"bots":{{"b":{{{field}}}}}}}'.encode().replace(b"@", bad))
 
         assert isinstance(item, Bot)
 
     @given(st.binary(max_size=6) | st.text(max_size=4).map(lambda text: json.dumps(text)[1:-1].encode()))
     def test_python_says_what_is_valid(self, text: bytes) -> None:
-        """A string is a symbol if `json.loads` reads it and the outcome can be encoded."""
+        """Text is a symbol if `json.loads` reads it and the result can be encoded as UTF-8.
+
+        Otherwise the scan ends with an error, or the record is rejected.
+        """
         data = b'[{"symbol":"%s",%s}]' % (text, GOOD.encode())
         try:
             (expected,) = json.loads(data.decode("utf-8", "surrogateescape"), object_pairs_hook=list)
@@ -367,12 +388,12 @@ CASES = [
 
 
 class TestRejects:
-    """Bad records are counted by reason and named, and the stream continues."""
+    """Bad records are counted by reason and named, and the scan continues."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize(("fields", "reason", "details"), CASES)
     def test_each_reason(self, shape: str, fields: str, reason: RejectReason, details: str) -> None:
-        """Reason, name, place and value, in every shape."""
+        """A reject has the reason, the name, the byte offset and the bad value, in every shape."""
         text = SHAPES[shape] % f"{GOOD},{fields}"
 
         rejected = reject(text)
@@ -384,7 +405,7 @@ class TestRejects:
 
     @pytest.mark.parametrize("value", ["null", "7", "true", "[]", '{"a":1}', "NaN", None])
     def test_a_missing_symbol(self, value: str | None) -> None:
-        """In an array a record names its symbol itself, by text."""
+        """A record in an array or a line has to name its symbol by text; otherwise it is `SymbolMissing`."""
         field = f'"symbol":{value},' if value else ""
 
         for text in (f"[{{{field}{GOOD}}}]", f'{{"predictions":[{{{field}{GOOD}}}]}}'):
@@ -393,7 +414,10 @@ class TestRejects:
             assert reject(f"{{{field}{GOOD}}}").reason == RejectReason.SYMBOL
 
     def test_reasons_have_an_order(self) -> None:
-        """Of several flaws the first counts: size, symbol, confidence, prediction, last price, others."""
+        """Of several flaws the first one in a fixed order is the reason.
+
+        The order is size, symbol, confidence, prediction, last price, other fields.
+        """
         flaws = {
             RejectReason.TOO_LARGE: ("x", '"%s"' % ("y" * 2_000)),
             RejectReason.SYMBOL: ("symbol", "1"),
@@ -410,7 +434,7 @@ class TestRejects:
             del flaws[item.reason]
 
     def test_too_large_says_how_large_and_what_to_do(self) -> None:
-        """The size is of the record's own level, and the message names the setting."""
+        """The reject of a record that is too large has the size of its own level, and names the setting."""
         scanned = items(f'{{"A":{{{GOOD},"x":"{"y" * 2_000}","z":[{"1," * 5_000}1]}},"B":{{{GOOD}}}}}', limit=1_024)
 
         assert shown(scanned) == ["RecordTooLarge", "B"]
@@ -419,7 +443,7 @@ class TestRejects:
         assert scanned[0].details.startswith("2,064 bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES")
 
     def test_long_names_are_cut(self) -> None:
-        """A report stays small, however long the names of its rejects are."""
+        """Long names and values are truncated in rejects, so that a report stays small."""
         name = "N" * 5_000
         texts = [
             f'{{"{name}":{{}}}}',
@@ -434,7 +458,10 @@ class TestRejects:
             assert len(rejected.details) < 300
 
     def test_the_first_three_of_each_reason_are_named(self) -> None:
-        """A tally has the number and the first few; bots do not count as records."""
+        """Each reason has the number of its rejects and the names of the first three.
+
+        Bots do not count as records.
+        """
         result = ScanResult(Selection(10))
         bad = '"A":{},"B":{},"C":{},"D":{},"E":{"confidence":1},"bots":{"x":1}'
         text = f'{{{bad},"F":{{{GOOD}}}}}'
@@ -450,11 +477,14 @@ class TestRejects:
 
 
 class TestBounds:
-    """What is held for every record is short, and sums stay finite."""
+    """The text that is kept of every record is short."""
 
     @pytest.mark.parametrize(("field", "limit"), [("symbol", 256), ("sentiment", 1_024), ("timestamp", 1_024)])
     def test_kept_text_is_short(self, field: str, limit: int) -> None:
-        """At the limit it counts, beyond it is a field of a wrong type; fast way and slow way agree."""
+        """Kept text is accepted at its limit, and is a field of a wrong type beyond it.
+
+        The decoder's fast way and its slow way agree.
+        """
         for alias in ("", '"last": 1e999, '):
             good, bad = (
                 one(json.dumps({"symbol": "A"} | {field: "x" * size} | GOOD_FIELDS).replace("{", "{" + alias, 1))
@@ -469,6 +499,6 @@ GOOD_FIELDS = {"confidence": 0.5, "prediction": 1, "last_price": 2}
 
 
 def one(record: str) -> object:
-    """The one item of an array of one record."""
+    """Return the one item of an array of one record."""
     (item,) = scan([f"[{record}]".encode()], max_record_bytes=10_000)
     return item

@@ -1,4 +1,4 @@
-"""Bad data never replaces good data as a success: what a run refuses, what it lets through, and what it then says."""
+"""Bad data never replaces good data: which inputs a run refuses, which it publishes, and what it then reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ A_BOT = Bot(name="", enabled=True, equity=1.0, pnl_today=None, position_count=0,
 
 
 def result_of(records: Units, of_input: Units, of_files: Units) -> ScanResult:
-    """Return the result of a scan that saw so many units."""
+    """Return the result of a scan that saw these numbers of records, of bots in the input, and of bot files."""
     result = ScanResult(Selection(10))
     for number in range(records.seen):
         is_bad = number < records.rejected
@@ -55,7 +55,7 @@ def result_of(records: Units, of_input: Units, of_files: Units) -> ScanResult:
 
 
 def some_units(most: int) -> st.SearchStrategy[Units]:
-    """So many units of a kind, of which any number is rejected."""
+    """Generate how many units of a kind were seen, at most `most`, and how many of them were rejected."""
     return st.integers(0, most).flatmap(lambda seen: st.integers(0, seen).map(lambda rejected: Units(seen, rejected)))
 
 
@@ -69,9 +69,10 @@ def some_units(most: int) -> st.SearchStrategy[Units]:
 def test_what_is_refused_follows_from_the_counts(
     records: Units, of_input: Units, of_files: Units, limit: float, accept: bool
 ) -> None:
-    """Nothing never replaces something, in any place; above the share too many are rejected, of records or of bots.
+    """An input is refused if it has no usable record, if all bots of one place are rejected, or too large a share.
 
-    `accept` lets everything through in which there is a record.
+    No usable record is `NoRecords`; bots of the input, or bot files, of which none can be used are `NoBots`; a share of
+    rejected records or bots above the limit is `TooManyRejected`. `accept` lets any input with a usable record through.
     """
     bots = Units(of_input.seen + of_files.seen, of_input.rejected + of_files.rejected)
     expected: type[RollingError] | None = None
@@ -95,7 +96,7 @@ def test_what_is_refused_follows_from_the_counts(
 
 @given(some_units(12), some_units(6))
 def test_a_version_says_what_it_leaves_out_unless_that_is_nothing(records: Units, bots: Units) -> None:
-    """A sentence for each kind of which some were rejected, with both numbers in it."""
+    """Bots and records of which some were rejected give a sentence each, with the numbers of rejected and seen ones."""
     sentences = describe_rejected(Rejected(records, bots))
     assert [sentence.split()[:4] for sentence in sentences] == [
         [str(units.rejected), "of", str(units.seen), kind]
@@ -105,7 +106,7 @@ def test_a_version_says_what_it_leaves_out_unless_that_is_nothing(records: Units
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    """A version of an older release."""
+    """A version of an older release, whose rejects are not known, gives no sentence about them."""
     assert describe_rejected(None) == []
 
 
@@ -117,7 +118,7 @@ PERCENT = {f"S{number:03}": a_record(confidence=number) for number in range(101)
 
 @pytest.fixture(params=WAYS)
 def source(request: pytest.FixtureRequest, settings: Settings) -> Source:
-    """A source of which a good version is published, in each way to make a run."""
+    """A source with a good version that is published, for each way to make a run."""
     made = Source.made(settings, request.param)
     made.write(GOOD)
     assert made.run(made.settings).status == "success"
@@ -148,7 +149,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[RollingError], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_data_fail_the_run_and_the_old_version_stays(source: Source, redis_server: RedisServer, case: str) -> None:
-    """The error says which share of what, the first for each reason, and what to do; at each tick, until mended."""
+    """A run over bad data fails, at each tick until the input is corrected, and the old version stays.
+
+    The error has the share that is rejected, the first reject of each reason, and what to do.
+    """
     content, error, says = REFUSED[case]
     before = source.published(redis_server)
     source.write(content)
@@ -166,7 +170,10 @@ def test_bad_data_fail_the_run_and_the_old_version_stays(source: Source, redis_s
 
 @pytest.mark.parametrize("case", [name for name, (_, error, _) in REFUSED.items() if error is not NoRecords])
 def test_accept_lets_an_input_through_once(source: Source, case: str) -> None:
-    """It is published with what can be used; the next tick finds it unchanged, and says what is left out."""
+    """`accept` publishes what can be used of an input, once: another bad input is refused again.
+
+    The next tick finds the accepted input unchanged, and reports what is left out.
+    """
     source.write(REFUSED[case][0])
 
     accepted = source.run(source.settings, accept=True)
@@ -185,7 +192,7 @@ def test_accept_lets_an_input_through_once(source: Source, case: str) -> None:
 
 
 def test_accept_publishes_no_empty_set_of_records(source: Source, redis_server: RedisServer) -> None:
-    """There would be nothing to show, so there is nothing to let through."""
+    """`accept` does not publish an input without a usable record, since there would be nothing to show."""
     before = source.published(redis_server)
     source.write({"S1": {}, "S2": {}, "bots": GOOD_BOTS})
     with pytest.raises(NoRecords):
@@ -196,7 +203,10 @@ def test_accept_publishes_no_empty_set_of_records(source: Source, redis_server: 
 def test_what_is_rejected_below_the_limit_is_told_wherever_the_version_is_read(
     source: Source, redis_server: RedisServer
 ) -> None:
-    """The manifest, the pointer in Redis, readers of either, and the report of each tick that confirms it."""
+    """Rejects below the limit are reported wherever the version is read.
+
+    That is in the manifest, in the pointer in Redis, by readers of either, and in the reports of ticks that confirm it.
+    """
     source.write({**GOOD, "BAD": a_record(confidence=7), "bots": {**GOOD_BOTS, "b2": BAD_BOT}})
     expected = Rejected(records=Units(3, 1), bots=Units(5, 1))
 
@@ -226,13 +236,16 @@ def test_what_is_rejected_below_the_limit_is_told_wherever_the_version_is_read(
 
 
 def publish(settings: Settings, content: Any) -> Report:
-    """One run over what the engine has written, without Redis."""
+    """Write the content as the input, and make one run over it without Redis."""
     write_json(settings.input, content)
     return optimize(settings, use_cache=False)
 
 
 def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> None:
-    """Neither low confidences nor repeated symbols, nor members of a map that are not objects."""
+    """Records of low confidence and repeated symbols are not counted as rejected.
+
+    Members of a map that are not objects are not counted at all.
+    """
     records = [a_record(symbol="A", confidence=0.1), *(a_record(symbol="B") for _ in range(9))]
     report = publish(replace(settings_without_redis, max_rejected_percent=0), records)
     assert report.rejected == Rejected(Units(10, 0), Units(0, 0))
@@ -241,7 +254,7 @@ def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> N
 
 
 def test_records_that_are_too_large_count(settings_without_redis: Settings) -> None:
-    """They are rejected as others are."""
+    """Records that are too large count as rejected, like any others."""
     huge = a_record(assignment="x" * 2_000)
     with pytest.raises(TooManyRejected, match=r"2 of 3 records.*2 x RecordTooLarge, first 'A' .*MAX_RECORD_BYTES"):
         publish(
@@ -251,7 +264,10 @@ def test_records_that_are_too_large_count(settings_without_redis: Settings) -> N
 
 
 def test_half_is_not_more_than_half(settings_without_redis: Settings) -> None:
-    """By default one bad one of two is accepted and two of three are not; with a limit of 0, one of two is not."""
+    """By default one bad record of two is accepted, and two of three are not.
+
+    With a limit of 0, one of two is refused; with a limit of 100, 500 of 501 are accepted.
+    """
     good, bad = a_record(), a_record(confidence=7)
     assert publish(settings_without_redis, {"A": good, "B": bad}).status == "success"
     with pytest.raises(TooManyRejected):
@@ -263,7 +279,7 @@ def test_half_is_not_more_than_half(settings_without_redis: Settings) -> None:
 
 
 def test_bots_that_are_not_there_are_no_rejects(settings_without_redis: Settings) -> None:
-    """An engine may switch all bots off: no bots replace some where the input has none."""
+    """An input without bots is published after one with bots, since an engine may switch all bots off."""
     publish(settings_without_redis, GOOD)
     report = publish(settings_without_redis, {**GOOD, "bots": {}})
     assert report.stats is not None
@@ -273,7 +289,10 @@ def test_bots_that_are_not_there_are_no_rejects(settings_without_redis: Settings
 def test_bot_files_that_are_all_broken_fail_the_run_though_the_input_has_bots(
     settings_without_redis: Settings, tmp_path: Path
 ) -> None:
-    """Each place counts apart: the sections do not hide a directory of broken files. One good file is enough."""
+    """The bots of the input and the bot files are checked separately: if none of one kind can be used, the run fails.
+
+    So usable bots in the input do not hide a directory of broken files. One usable file is enough.
+    """
     bots_dir = tmp_path / "bots"
     settings = replace(settings_without_redis, bots_dir=bots_dir)
     write_raw(bots_dir / "x.json", b'{"equity": "1"}')
@@ -289,7 +308,7 @@ def test_bot_files_that_are_all_broken_fail_the_run_though_the_input_has_bots(
 
 
 def test_the_setting_of_one_source_is_its_own() -> None:
-    """As with every other one."""
+    """The limit may be set for one source alone, like every other setting."""
     environ = {
         "ROLLING_SOURCES": "a=/a.json; b=/b.json",
         "ROLLING_OUTPUT_DIR": "/out",
@@ -303,7 +322,7 @@ def test_the_setting_of_one_source_is_its_own() -> None:
 
 
 def _forget_rejects(client: redis.Redis, keys: Keys) -> None:
-    """Put the pointer of a release that counted no rejects in place of today's."""
+    """Replace the pointer by one of a release that counted no rejects."""
     pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(keys.current)))
     assert pointer is not None
     old = old_pointer(msgspec.structs.replace(pointer.manifest, rejected=None), pointer.checked_at)
@@ -312,7 +331,7 @@ def _forget_rejects(client: redis.Redis, keys: Keys) -> None:
 
 
 def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: RedisServer) -> None:
-    """Its manifest and its pointer say nothing of rejects, and readers know nothing then."""
+    """A manifest and a pointer of an older release, which lack the rejects, are read, and readers report `None`."""
     source = Source(settings, run=optimize, parted=False)
     source.write(GOOD)
     optimize(source.settings)
@@ -337,7 +356,10 @@ def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: R
 
 
 def test_a_set_that_knows_nothing_of_rejects_is_published_again(settings: Settings, redis_server: RedisServer) -> None:
-    """Where Redis has lost the version of an older release; the pointer then says nothing either."""
+    """If Redis has lost the version of an older release, its set is published again.
+
+    The pointer then lacks the numbers of rejects too.
+    """
     source = Source(settings, run=optimize, parted=False)
     source.write(GOOD)
     optimize(source.settings)
@@ -356,7 +378,10 @@ def test_a_set_that_knows_nothing_of_rejects_is_published_again(settings: Settin
 def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
     settings: Settings, redis_server: RedisServer, sees_files: bool
 ) -> None:
-    """A worker of an older release may have published it: the files say it, or the pointer once it is mended."""
+    """If the pointer lacks the rejects, readers with the files report them, and all readers once a run has repaired it.
+
+    A worker of an older release may have published such a pointer.
+    """
     source = Source(settings, run=optimize, parted=False)
     source.write({**GOOD, "bots": {**GOOD_BOTS, "b2": BAD_BOT}})
     left_out = optimize(source.settings).rejected
@@ -376,7 +401,11 @@ def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
 
 
 def test_most_bots_without_a_known_field_are_told_in_one_sentence(settings_without_redis: Settings) -> None:
-    """In the manifest, in the report, and in words that name the setting and the command; none once they are mapped."""
+    """If most bots have no value in a field that is read, one sentence names the setting and the command for it.
+
+    Their number is in the manifest and in the report. It is 0 once the fields are mapped, and half of the bots give no
+    sentence.
+    """
     foreign = {f"b{number}": {"active": True, "balance": 10.5 + number} for number in range(3)}
     report = publish(settings_without_redis, {**GOOD, "bots": {**foreign, "own": bot()}})
 
@@ -405,6 +434,6 @@ def test_most_bots_without_a_known_field_are_told_in_one_sentence(settings_witho
 def test_an_input_that_does_not_fit_leads_to_inspect(
     settings_without_redis: Settings, content: Any, error: type[RollingError]
 ) -> None:
-    """By the name of the command, which shows what the input holds and what to set."""
+    """The error for an input that does not fit names the command `inspect`, which shows its content and what to set."""
     with pytest.raises(error, match="what to set so that it is read, is shown by: rolling-optimizer inspect"):
         publish(settings_without_redis, content)

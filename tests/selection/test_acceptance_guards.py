@@ -1,4 +1,4 @@
-"""The guards by numbers: what is refused follows from the counts of two versions, exactly."""
+"""The guards by numbers: what they refuse follows from the counts of the new and the current version, exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Counts = tuple[int | None, int, int]  # usable records, bots, holdings
 
 
 def manifest(counts: Counts, *, version: int = 7, rejected: int = 3) -> Manifest:
-    """The manifest of a version with these counts; without usable records it is an older release's."""
+    """Return the manifest of a version with these counts; without usable records it is one of an older release."""
     records, bots, holdings = counts
     known = None if records is None else Rejected(Units(records + rejected, rejected), Units(bots, 0))
     entries = {kind: FileEntry("", "", 0, count) for kind, count in (("bots", bots), ("portfolio", holdings))}
@@ -24,7 +24,7 @@ def manifest(counts: Counts, *, version: int = 7, rejected: int = 3) -> Manifest
 
 
 def check(new: Counts, current: Counts | None, *, least: int = 0, percent: float = 100.0) -> None:
-    """Ask the guards."""
+    """Call the guards for a version with the counts `new`, after one with the counts `current`."""
     before = None if current is None else manifest(current, version=6, rejected=11)
     check_counts(manifest(new), before, input_name="a.json", min_records=least, max_drop_percent=percent)
 
@@ -39,7 +39,10 @@ hundredths = st.integers(0, 10_000)
 def test_what_is_refused_follows_from_the_counts(
     new: tuple[int, int, int], current: Counts | None, least: int, percent: int
 ) -> None:
-    """Too few records, or too much less of anything that both versions know; exactly the limit passes."""
+    """Too few records are refused, and so is too large a drop of any count that both versions have.
+
+    A drop of exactly the limit passes.
+    """
     expected = ""
     if new[0] < least:
         expected = "ROLLING_MIN_RECORDS"
@@ -57,13 +60,16 @@ def test_what_is_refused_follows_from_the_counts(
 
 @given(counts, st.none() | counts)
 def test_both_are_off_by_default(new: tuple[int, int, int], current: Counts | None) -> None:
-    """Nothing is refused, not even the loss of everything."""
+    """Without limits, the guards refuse nothing, not even the loss of everything."""
     check(new, current)
 
 
 @pytest.mark.parametrize("percent", [32.3, 64.1, 0.57, 18.4])
 def test_a_limit_is_the_number_that_was_written(percent: float) -> None:
-    """Not the float next to it: exactly so many of 100,000 pass, and one more does not."""
+    """A limit is the decimal number that was written, not the float next to it.
+
+    Of 100,000 records, a drop of exactly that percentage passes, and one record more does not.
+    """
     fallen = round(percent * 1_000)
     check((100_000 - fallen, 0, 0), (100_000, 0, 0), percent=percent)
     with pytest.raises(GuardRefused):
@@ -71,7 +77,10 @@ def test_a_limit_is_the_number_that_was_written(percent: float) -> None:
 
 
 def test_a_refusal_names_value_and_limit() -> None:
-    """Both numbers of each kind that fell too far, the version that it is compared with, and what was set."""
+    """A refusal names both numbers of each kind that fell too far, the version before, and the limit that is set.
+
+    For too few records, it names their number and the limit.
+    """
     with pytest.raises(GuardRefused) as few:
         check((12_345, 0, 0), None, least=20_000)
     assert str(few.value) == (

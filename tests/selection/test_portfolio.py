@@ -1,4 +1,4 @@
-"""Holdings against exact fractions: net quantities, the cost of the side that remains, in any order of bots."""
+"""Holdings compared with exact fractions: net quantities, the cost of the side that remains, in any order of bots."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ bots = st.lists(st.lists(positions, max_size=5), max_size=5).map(
 
 
 def by_fractions(bots: list[Bot]) -> list[Holding]:
-    """The same, by exact arithmetic on the numbers as they are written."""
+    """Return the holdings of the bots, by exact arithmetic on the numbers as they are written."""
     trades: dict[str, list[tuple[Fraction, Fraction | None]]] = defaultdict(list)
     for bot in bots:
         for position in bot.positions:
@@ -58,17 +58,17 @@ def by_fractions(bots: list[Bot]) -> list[Holding]:
 
 
 class TestHoldings:
-    """The portfolio law."""
+    """The holdings are the exact sums over all bots."""
 
     @hypothesis_settings(max_examples=examples(500))
     @given(bots)
     def test_sums_are_exact(self, held_bots: list[Bot]) -> None:
-        """Quantities and costs are those of exact fractions."""
+        """Quantities and costs equal those that are calculated with exact fractions."""
         assert holdings(held_bots) == by_fractions(held_bots)
 
     @given(bots, st.data())
     def test_the_order_of_bots_does_not_matter(self, held_bots: list[Bot], data: st.DataObject) -> None:
-        """Nor does the order of a bot's positions, nor which bot holds which."""
+        """Holdings depend neither on the order of bots and positions, nor on which bot has which position."""
         shuffled = data.draw(st.permutations(held_bots))
         one_bot = [a_bot("all", *data.draw(st.permutations([one for bot in held_bots for one in bot.positions])))]
 
@@ -99,7 +99,10 @@ class TestHoldings:
     def test_by_hand(
         self, trades: list[tuple[float, float | None]], expected: tuple[float, float | None] | None
     ) -> None:
-        """Long meets short, costs are missing, sums vanish; the same whichever bot comes first."""
+        """Holdings equal results that were calculated by hand, also with the bots in reverse order.
+
+        The cases have longs against shorts, missing costs and sums of zero.
+        """
         held = [a_bot(f"b{number}", Position("A", *trade)) for number, trade in enumerate(trades)]
         net = [] if expected is None else [Holding("A", *expected)]
 
@@ -107,7 +110,7 @@ class TestHoldings:
         assert holdings(held[::-1]) == net
 
     def test_symbols_are_sorted(self) -> None:
-        """By code point, over all bots; nothing held is nothing listed."""
+        """Holdings are sorted by the code points of their symbols, over all bots; without bots there are none."""
         held = [a_bot("x", Position("É", 1.0), Position("b", 1.0)), a_bot("y", Position("B", 1.0), Position("", 1.0))]
 
         assert [holding.symbol for holding in holdings(held)] == ["", "B", "b", "É"]
@@ -139,7 +142,7 @@ class TestHoldings:
 
 
 def test_summaries_are_sorted_by_name() -> None:
-    """Every bot as pages show it, with the number of its positions."""
+    """Summaries have every bot as pages show it, with the number of its positions, sorted by name."""
     shown = summaries([a_bot("z", Position("A", 1.0)), a_bot("a")])
 
     assert list(shown) == ["a", "z"]

@@ -1,4 +1,4 @@
-"""The events of a scan, taken one by one, are counted, and named up to a limit."""
+"""`ScanResult` counts the events of a scan, which it takes one by one, and names a limited number of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ def a_bot(name: str, equity: float) -> Bot:
 
 
 def test_rejects_are_counted_and_the_first_few_named() -> None:
-    """The most frequent reason comes first; bots are no records."""
+    """Rejects are counted by reason, the most frequent one first, and the first three of each are named.
+
+    Bots do not count as records.
+    """
     result = ScanResult(Selection(10))
     result.take(Record("AAPL", 1.0, 0.5, 1.0))
     for number in range(5):
@@ -35,7 +38,10 @@ def test_rejects_are_counted_and_the_first_few_named() -> None:
 
 
 def test_a_summary_gives_two_examples_of_a_reason() -> None:
-    """The first may be an object of metadata, which says nothing about the thousands of records after it."""
+    """A summary gives two examples of a reason.
+
+    The first may be an object of metadata, which says nothing about the thousands of records after it.
+    """
     result = ScanResult(Selection(10))
     result.take(Reject(RejectReason.CONFIDENCE, "meta", "byte 9", "confidence is missing"))
     for number in range(5):
@@ -44,7 +50,10 @@ def test_a_summary_gives_two_examples_of_a_reason() -> None:
 
 
 def test_bots_are_bounded() -> None:
-    """A file of nothing but bots takes no more memory than these; the ones that count may still be replaced."""
+    """At most 10,000 bots are kept, so that a file of nothing but bots takes no more memory than these.
+
+    Further ones are rejected; those that are kept may still be replaced.
+    """
     result = ScanResult(Selection(10))
     for number in range(MAX_BOTS + 2):
         result.take(a_bot(f"bot {number}", 1.0))
@@ -58,7 +67,10 @@ def test_bots_are_bounded() -> None:
 
 
 def test_the_text_of_all_bots_is_bounded() -> None:
-    """Names, symbols and times are held, so their size is limited too; a bot that occurs again frees its own first."""
+    """A bot whose names, symbols and times would exceed 8 MiB over all bots is rejected, since they are held.
+
+    A bot that occurs again frees its own text first.
+    """
     result = ScanResult(Selection(1))
     positions = tuple(Position("é" * 256, 1.0) for _ in range(8_000))  # of 4 MB
 
@@ -82,7 +94,10 @@ def test_the_text_of_all_bots_is_bounded() -> None:
 
 
 def test_positions_of_all_bots_are_bounded() -> None:
-    """Bots whose positions exceed the limit are rejected by name; a bot that occurs again replaces its positions."""
+    """A bot whose positions would exceed 100,000 over all bots is rejected by name.
+
+    A bot that occurs again replaces its positions.
+    """
     result = ScanResult(Selection(1))
     held = tuple(Position(f"S{number}", 1.0) for number in range(MAX_POSITIONS // 2))
 

@@ -1,4 +1,4 @@
-"""Selection: what `sorted` would give, in memory that does not grow."""
+"""Selecting the best records gives the result of `sorted`, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimizer.models import Record, rank
 from optimizer.selection.top_n import Selection, _SymbolCount, top
 from tests.support.examples import examples
 
-# Few symbols and confidences, so that both come again and tie.
+# Few symbols and confidences, so that both repeat and tie.
 confidences = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.5, 0.75, 1.0]) | st.floats(0, 1)
 symbols = st.text("ABCé😀", max_size=2)
 records = st.builds(
@@ -29,36 +29,39 @@ def selected(stream: list[Record], limit: int) -> Selection:
 
 
 def best_of_each(stream: list[Record]) -> list[Record]:
-    """Each symbol's first record of highest confidence, ranked: `max` and `sorted` keep the first of equals."""
+    """Return each symbol's first record of highest confidence, ranked: `max` and `sorted` keep the first of equals."""
     names = {record.symbol for record in stream}
     best = [max((one for one in stream if one.symbol == name), key=lambda one: one.confidence) for name in names]
     return sorted(best, key=lambda record: (-record.confidence, record.symbol))
 
 
 class TestSelection:
-    """The selection law."""
+    """Selecting the top n equals sorting all records and taking the first n."""
 
     @hypothesis_settings(max_examples=examples(500))
     @given(st.lists(records, max_size=60), st.integers(1, 12))
     def test_it_is_sorted_and_cut(self, stream: list[Record], limit: int) -> None:
-        """For any stream and limit: the best record of each symbol, sorted, the first `limit`."""
+        """For any stream, the result is the best record of each symbol, sorted, and of these the first `limit`."""
         assert selected(stream, limit).ranked() == best_of_each(stream)[:limit]
 
     @given(st.lists(records, max_size=40, unique_by=lambda one: (one.symbol, one.confidence)), st.data())
     def test_the_order_of_the_stream_does_not_matter(self, stream: list[Record], data: st.DataObject) -> None:
-        """Any permutation gives the same, where no symbol comes twice with one confidence."""
+        """Any order of the stream gives the same result if no symbol comes twice with the same confidence."""
         limit = data.draw(st.integers(1, 10))
 
         assert selected(data.draw(st.permutations(stream)), limit).ranked() == selected(stream, limit).ranked()
 
     @given(st.lists(records, max_size=60), st.integers(1, 5))
     def test_duplicates_are_counted(self, stream: list[Record], limit: int) -> None:
-        """Every record whose symbol came before counts, also those below the cutoff."""
+        """Every record whose symbol came before is counted as a duplicate, also below the cutoff."""
         assert selected(stream, limit).duplicates == len(stream) - len({record.symbol for record in stream})
 
     @given(st.lists(records, max_size=60), st.integers(1, 12), st.integers(0, 12), confidences)
     def test_top_filters_by_confidence(self, stream: list[Record], limit: int, fewer: int, minimum: float) -> None:
-        """`top` of the ranked records is `top` of all: at least the minimum, and no more than the limit."""
+        """`top` gives the same for the ranked records as for all records.
+
+        These are the records of at least the minimum confidence, and no more than the limit.
+        """
         shown = max(1, limit - fewer)
 
         best = top(selected(stream, limit).ranked(), limit=shown, min_confidence=minimum)
@@ -66,7 +69,7 @@ class TestSelection:
         assert best == [record for record in best_of_each(stream) if record.confidence >= minimum][:shown]
 
     def test_at_equal_confidence_the_earlier_stays(self) -> None:
-        """A repeat counts only where it is more confident."""
+        """A later record of a symbol replaces the earlier one only if its confidence is higher."""
         first, again, better = (
             Record("A", number, confidence, 1.0) for number, confidence in enumerate((0.5, 0.5, 0.6))
         )
@@ -76,13 +79,13 @@ class TestSelection:
         assert selected([better, first], 5).ranked() == [better]
 
     def test_exactly_the_minimum_counts(self) -> None:
-        """A confidence at the threshold is shown, the next float below it is not."""
+        """A record with exactly the minimum confidence is shown; one with the next float below it is not."""
         at, below = Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.49999999999999994, 1.0)
 
         assert top([at, below], limit=5, min_confidence=0.5) == [at]
 
     def test_symbols_rank_by_code_point(self) -> None:
-        """Ties are in the order of code points, not of a locale."""
+        """Records of equal confidence are in the order of their symbols' code points, not of a locale."""
         stream = [Record(symbol, 1.0, 0.5, 1.0) for symbol in ("é", "Z", "a", "", "😀", "A")]
 
         assert [record.symbol for record in selected(stream, 10).ranked()] == ["", "A", "Z", "a", "é", "😀"]
@@ -103,11 +106,11 @@ class TestSelection:
 
 
 class TestSymbolCount:
-    """How many symbols came before."""
+    """The number of symbols that occurred before."""
 
     @given(st.lists(st.lists(st.text(max_size=2))))
     def test_it_counts_like_a_set(self, batches: list[list[str]]) -> None:
-        """However the symbols are spread over calls, those that a set would hold already are repeats."""
+        """The repeats are the symbols that a set would already have, however they are spread over calls."""
         count = _SymbolCount(1_000_000)
         for batch in batches:
             count.add(batch)
@@ -116,7 +119,10 @@ class TestSymbolCount:
         assert count.repeats() == len(stream) - len(set(stream))
 
     def test_repeats_cost_no_memory(self) -> None:
-        """A stream of ten symbols that never ends takes what its hashes take between two clean-ups."""
+        """A million symbols of which ten are different take less than 2 MB.
+
+        That is what their hashes take between two clean-ups, so an endless stream of them takes no more.
+        """
         count = _SymbolCount(1_000_000)
         for _ in range(100):
             count.add([f"S{number % 10}" for number in range(10_000)])
@@ -125,7 +131,7 @@ class TestSymbolCount:
         assert count.repeats() == 999_990
 
     def test_memory_a_symbol(self) -> None:
-        """16 bytes a symbol at the most, once there are many."""
+        """300,000 different symbols take less than 16 bytes each."""
         count = _SymbolCount(1_000_000)
         count.add([f"S{number}" for number in range(300_000)])
 
@@ -133,7 +139,7 @@ class TestSymbolCount:
         assert count.repeats() == 0
 
     def test_it_stops_growing(self) -> None:
-        """Beyond its limit nothing is counted any more, and what was counted stays."""
+        """Beyond its limit of symbols nothing is counted any more, and memory stays below 2 MB."""
         count = _SymbolCount(3_000)
         names = [f"S{number}" for number in range(100_000)]
         count.add(names)

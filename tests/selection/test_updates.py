@@ -1,4 +1,4 @@
-"""Which record of a symbol counts."""
+"""Which record of a symbol counts: from an update, from the version before, or from a scan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimizer.selection.updates import merge, merge_held, rebase, time_s
 def a(
     symbol: str = "A", *, prediction: float = 1.0, confidence: float = 0.5, timestamp: Timestamp | None = None
 ) -> Record:
-    """A record."""
+    """Return a record."""
     return Record(symbol, prediction, confidence, 1.0, timestamp=timestamp)
 
 
@@ -32,7 +32,10 @@ def a(
     ],
 )
 def test_the_time_of_a_record(timestamp: Timestamp | None, expected: float | None) -> None:
-    """Numbers are seconds since the epoch; ISO 8601 without a zone is UTC; all else is no time."""
+    """A timestamp that is a number is seconds since the epoch, and ISO 8601 without a zone is UTC.
+
+    Any other value is no time.
+    """
     assert time_s(a(timestamp=timestamp)) == expected
 
 
@@ -51,7 +54,10 @@ def test_the_time_of_a_record(timestamp: Timestamp | None, expected: float | Non
 def test_an_update_replaces_what_is_not_newer(
     current: Timestamp | None, update: Timestamp | None, *, is_taken: bool
 ) -> None:
-    """Where both have a time the newer one stays; an outdated one is named."""
+    """An update replaces the current record, unless both have a time and the current one is newer.
+
+    An update that is not used is named as outdated.
+    """
     record = a(timestamp=update, prediction=2.0)
     merged = merge([QueuedUpdate(1, 7, [record], [])], {"A": a(timestamp=current)})
 
@@ -60,7 +66,10 @@ def test_an_update_replaces_what_is_not_newer(
 
 
 def test_entries_are_taken_in_their_order() -> None:
-    """The last one of a symbol counts; after a removal any record does; a symbol in both is removed."""
+    """Updates are applied in their order, so the last one of a symbol counts.
+
+    After a removal any record counts, also an older one; a symbol that one entry both adds and removes is removed.
+    """
     old, new = a(timestamp=1), a(timestamp=2)
     entries = [
         QueuedUpdate(1, 10, [new], []),
@@ -75,7 +84,7 @@ def test_entries_are_taken_in_their_order() -> None:
 
 
 def test_of_two_stores_the_later_update_counts() -> None:
-    """In whichever store it is."""
+    """Of two stores' updates of a symbol the later one counts, whichever store has it."""
     early, late = HeldUpdate(1, a()), HeldUpdate(2, None)
     assert merge_held({"A": early}, {"A": late, "B": early}) == {"A": late, "B": early}
     assert merge_held({"A": late, "B": early}, {"A": early}) == {"A": late, "B": early}
@@ -99,7 +108,10 @@ def test_of_two_stores_the_later_update_counts() -> None:
 def test_a_scan_answers_an_update(
     scanned: Record | None, update: HeldUpdate, modified_ms: float, *, stays: bool
 ) -> None:
-    """By the times of both records if they differ, else by the time of the file."""
+    """After a scan, the newer one of the update and the scanned record counts, if both have a time and these differ.
+
+    Otherwise the update counts, unless the file was written after it was accepted.
+    """
     other = a("Z", confidence=0.1)
     ranked = [other] if scanned is None else [scanned, other]
     shown, held = rebase(ranked, {"A": update}, limit=5, modified_ms=lambda _: modified_ms)
@@ -110,7 +122,10 @@ def test_a_scan_answers_an_update(
 
 
 def test_the_best_are_kept() -> None:
-    """By confidence, then symbol; an update that is not among them holds all the same."""
+    """The best records are shown, by confidence and then by symbol.
+
+    An update that is not among them stays in force all the same.
+    """
     update = HeldUpdate(1, a("B", confidence=0.4))
     shown, held = rebase(
         [a("A"), a("C")], {"B": update, "D": HeldUpdate(1, a("D"))}, limit=3, modified_ms=lambda _: 0.0

@@ -1,4 +1,4 @@
-"""Every level of compression: any gunzip reads it, equal bytes give equal bytes, and no level is larger than zlib's."""
+"""Compression at every level: any gunzip reads it, equal bytes give equal bytes, and no level is larger than zlib's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ JSON = b"".join(
 
 @given(st.binary(max_size=2_000), st.sampled_from(LEVELS))
 def test_what_is_compressed_is_inflated_again(data: bytes, level: int) -> None:
-    """By Python's gzip, with the time 0 and so equal bytes at any time."""
+    """Compressed data is inflated by Python's gzip to the same data.
+
+    The time in its header is 0, so equal data give equal bytes at any time.
+    """
     compressed = compress_gzip(data, level)
     assert gzip.decompress(compressed) == data
     assert compressed[:4] == b"\x1f\x8b\x08\x00"
@@ -34,13 +37,16 @@ def test_what_is_compressed_is_inflated_again(data: bytes, level: int) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_gunzip_reads_each_level(level: int) -> None:
-    """The program, as users have it."""
+    """The program `gzip`, as users have it, inflates the output of each level."""
     done = subprocess.run(["gzip", "-dc"], input=compress_gzip(JSON, level), capture_output=True, check=True)
     assert done.stdout == JSON
 
 
 def test_no_level_is_larger_than_what_zlib_writes() -> None:
-    """The levels of igzip are smaller than zlib's of the same number, and larger than those from 4 on."""
+    """Levels 1 to 3 (igzip) give smaller output than zlib does at the same level; the others give zlib's.
+
+    Levels 5 to 9 give smaller output than igzip's levels.
+    """
     sizes = {level: len(compress_gzip(JSON, level)) for level in LEVELS}
     for level in LEVELS:
         by_zlib = len(gzip.compress(JSON, level))
@@ -49,7 +55,10 @@ def test_no_level_is_larger_than_what_zlib_writes() -> None:
 
 
 def test_the_index_is_compressed_quickly_whatever_the_level() -> None:
-    """No client downloads it, and it is the largest file; the others have the level that is set."""
+    """The index is compressed at level 2, since no client downloads it and it is the largest file.
+
+    The predictions have the level that is set.
+    """
     payloads = a_set(1).payloads
     assert payloads["index"] == compress_gzip(gzip.decompress(payloads["index"]), 2)
     assert payloads["predictions"] == compress_gzip(gzip.decompress(payloads["predictions"]), 6)

@@ -36,12 +36,12 @@ CONFIRMED = msgspec.structs.replace(a_set(2).manifest, fingerprint="of another i
 
 
 def through_fixed_names(output_dir: Path) -> dict[str, bytes]:
-    """The files as a reader sees them that knows only the fixed names."""
+    """Return the files that a reader with only the fixed names sees."""
     return {name: (output_dir / name).read_bytes() for name in NAMES if (output_dir / name).exists()}
 
 
 def content_of(version: int, directory: Path) -> dict[str, bytes]:
-    """The files of a version under the fixed names, written to another directory without interruption."""
+    """Write a version to another directory without interruption, and return its files under the fixed names."""
     write(directory, version)
     return through_fixed_names(directory)
 
@@ -50,7 +50,7 @@ def content_of(version: int, directory: Path) -> dict[str, bytes]:
 
 
 def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    """The whole set, some kinds of it, and its index as records."""
+    """A set is read back as it was written: the whole set, its manifest, some kinds of it, and its index as records."""
     write(tmp_path, 1)
 
     assert DirectoryStore(tmp_path).read_set() == a_set(1)
@@ -62,7 +62,7 @@ def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_fixed_names_lead_through_one_link(tmp_path: Path) -> None:
-    """Only `current` changes, so all names show the same version at any moment."""
+    """A new version changes only the link `current`, so all fixed names show the same version at any moment."""
     write(tmp_path, 1)
     links = {name: (tmp_path / name).readlink() for name in NAMES}
     inodes = {name: (tmp_path / name).lstat().st_ino for name in NAMES}
@@ -75,7 +75,7 @@ def test_fixed_names_lead_through_one_link(tmp_path: Path) -> None:
 
 
 def test_a_directory_can_be_moved_with_its_snapshots(tmp_path: Path) -> None:
-    """Links are relative."""
+    """A directory that is moved still shows its set, since the links in it are relative."""
     write(tmp_path / "here", 1)
     (tmp_path / "here").rename(tmp_path / "there")
 
@@ -84,14 +84,14 @@ def test_a_directory_can_be_moved_with_its_snapshots(tmp_path: Path) -> None:
 
 
 def test_old_sets_are_swept_to_two(tmp_path: Path) -> None:
-    """The previous set stays for readers that resolved `current` just before it changed."""
+    """Two sets are kept: the previous one is for readers that resolved `current` just before it changed."""
     write(tmp_path, *range(1, 8))
 
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["6", "7"]
 
 
 def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
-    """Files that an older program wrote there are replaced by the links."""
+    """Files that an older program wrote under the fixed names are replaced by the links."""
     for name in NAMES:
         (tmp_path / name).write_text("old")
 
@@ -103,7 +103,10 @@ def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "current"])
 def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str) -> None:
-    """It is never deleted; the message names it, at every run until it is removed."""
+    """A directory under a fixed name or `current` is an error that names it, at every run until it is removed.
+
+    It is never deleted.
+    """
     (tmp_path / name / "precious").mkdir(parents=True)
 
     for version in (1, 2):
@@ -123,7 +126,7 @@ def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str)
 
 @pytest.mark.parametrize("target", ["/nowhere", "releases/newest", "current", "versions/9"])
 def test_a_link_that_is_not_ours_is_replaced(tmp_path: Path, target: str) -> None:
-    """Wherever `current` points, the next set becomes current."""
+    """A link `current` that is not ours is replaced: wherever it points, the next set becomes current."""
     write(tmp_path, 1)
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to(target)
@@ -145,16 +148,16 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_text() for name in others] == others
 
 
-# ---- reading what is not whole
+# ---- reading sets that are missing or damaged
 
 
 def damage(change: Callable[[Path], object], name: str) -> Callable[[Path], object]:
-    """Change one file of the current set."""
+    """Return a function that changes one file of the current set."""
     return lambda output_dir: change((output_dir / name).resolve())
 
 
 def test_no_set_is_no_set(tmp_path: Path) -> None:
-    """An empty or missing directory holds no set."""
+    """An empty or missing directory holds no set, and reading it returns `None`."""
     for directory in (tmp_path, tmp_path / "missing"):
         assert DirectoryStore(directory).read_set() is None
         assert DirectoryStore(directory).read_manifest() is None
@@ -176,7 +179,7 @@ def test_no_set_is_no_set(tmp_path: Path) -> None:
     ids=["gone", "empty", "of another version", "no manifest", "empty manifest", "no UTF-8", "nested", "unnamed"],
 )
 def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    """A damaged set is not returned at all, and the next set replaces it."""
+    """A set that does not match its manifest is not returned at all, and the next set replaces it."""
     write(tmp_path, 1)
     change(tmp_path)
 
@@ -187,7 +190,7 @@ def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: 
 
 
 def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that resolved `current` before two later sets were written reads the newest."""
+    """A reader that resolved `current` before two later sets were written reads the newest one."""
     write(tmp_path, 1)
     read_bytes = Path.read_bytes
     flips = iter([(2, 3)])
@@ -202,7 +205,7 @@ def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatc
 
 
 def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
-    """Its age counts from when a run last wrote or confirmed it."""
+    """The age of a set counts from when a run last wrote or confirmed it."""
     write(tmp_path, 1)
     current = DirectoryStore(tmp_path).read_current()
     assert current is not None
@@ -222,7 +225,10 @@ def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
-    """The second does not acquire it; the lock ends with its holder, and leaves a file that no other user may open."""
+    """Of two writers the second one does not acquire the lock, which is free again when its holder has released it.
+
+    The lock leaves a file that no other user may open.
+    """
     output_dir = tmp_path / "made" / "with its parents"
     with DirectoryStore(output_dir).lock() as first, DirectoryStore(output_dir).lock() as second:
         assert (first, second) == (True, False)
@@ -233,7 +239,10 @@ def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
 
 
 def test_a_child_that_is_forked_amid_a_run_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """The child has a copy of the descriptor, and lives on after the run."""
+    """A child that is forked during a run does not keep the lock.
+
+    It has a copy of the descriptor, and continues after the run.
+    """
     reading, writing = os.pipe()
     with DirectoryStore(tmp_path).lock() as is_acquired:
         assert is_acquired
@@ -265,7 +274,10 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two u
 
 @only_root
 def test_another_user_cannot_hold_up_runs(sticky_directory: Path) -> None:
-    """Every reader can lock the directory itself, so the lock is a file that others cannot open."""
+    """Another user who locks every file and directory that may be opened does not hold up a run.
+
+    Every reader can lock the directory itself, so the lock is a file that other users cannot open.
+    """
     write(sticky_directory, 1)
     opened = []
     with as_unprivileged():
@@ -300,7 +312,10 @@ PLANTED: dict[str, Callable[[Path], object]] = {
 def test_what_another_user_has_put_in_our_place_is_refused_by_name(
     sticky_directory: Path, plant: Callable[[Path], object], confirming: bool
 ) -> None:
-    """It is not written into, waited for or removed; a link to a file is not followed."""
+    """A lock, sets or a link that another user has put in place of ours are refused, and the error names them.
+
+    They are not written into, waited for or removed; a link to a file is not followed.
+    """
     victim = sticky_directory / "elsewhere"
     victim.mkdir()
     if confirming:
@@ -327,7 +342,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
 
 @only_root
 def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
-    """Whatever their names."""
+    """Directories of another user among the versions are not removed, whatever their names."""
     write(tmp_path, 5)
     for name in ("1", "2", "3.00.partial"):
         (tmp_path / "versions" / name).mkdir()
@@ -341,7 +356,10 @@ def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
 @only_root
 @pytest.mark.parametrize("owner", ["us", "the directory's owner"])
 def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path, owner: str) -> None:
-    """The owner can do anything there anyway, so a volume on which all files belong to the owner works."""
+    """Files of the directory's owner are trusted, since the owner can do anything there anyway.
+
+    So a volume on which all files belong to the owner works.
+    """
     write(sticky_directory, 1)
     for path in (sticky_directory, *sticky_directory.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
@@ -359,7 +377,10 @@ def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path,
     "name", ["current", "versions", "versions/1", "current/manifest.json", "current/bots_snapshot.json.gz"]
 )
 def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path, name: str) -> None:
-    """With a umask of 077, for example: the error has the path and the reason."""
+    """A set that may not be read is an error with the path and the reason, not a missing set.
+
+    A umask of 077 makes such a set, for example.
+    """
     write(sticky_directory, 1)
     path = sticky_directory / name
     (sticky_directory if name == "current" else path).chmod(0o700 if path.is_dir() else 0o600)
@@ -373,7 +394,10 @@ def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path
 
 
 def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS without its lock daemon returns ENOLCK, which means neither free nor taken."""
+    """A file system without locks is `OutputUnwritable`.
+
+    NFS without its lock daemon returns ENOLCK, which means neither free nor taken.
+    """
 
     def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -413,31 +437,34 @@ class Death:
 
 
 class Written(NamedTuple):
-    """What a writer that dies writes: made in one process, since igzip's bytes may differ in another."""
+    """What a dying writer writes: made in one process, since igzip's bytes may differ in another."""
 
     new: SnapshotSet
     confirmed: Manifest
 
 
 def write_set_3(store: DirectoryStore, written: Written) -> None:
-    """What a publish of a new version does."""
+    """Write set 3, as a publish of a new version does."""
     store.write(written.new)
 
 
 def replace_manifest_2(store: DirectoryStore, written: Written) -> None:
-    """What a publish of equal content does."""
+    """Replace the manifest of set 2, as a publish of equal content does."""
     store.replace_manifest(written.confirmed)
 
 
 def die_everywhere_in_a_process(root: Path, work: Callable[[DirectoryStore, Written], None]) -> None:
-    """Call `die_everywhere` in a process of its own, since it forks."""
+    """Call `die_everywhere` in a separate process, since it forks."""
     (root / "written").write_bytes(pickle.dumps(Written(a_set(3), CONFIRMED)))
     code = f"import sys, pathlib, {__name__} as t; t.die_everywhere(pathlib.Path(sys.argv[1]), t.{work.__name__})"
     subprocess.run([sys.executable, "-c", code, str(root)], check=True)
 
 
 def die_everywhere(root: Path, work: Callable[[DirectoryStore, Written], None]) -> None:
-    """In directories 0, 1, 2...: copy the caller's template, then do the work and die at that call."""
+    """For n = 0, 1, 2...: copy the template to the directory n, do the work there in a child, and die at its call n.
+
+    Stop when a child has done the work without dying.
+    """
     written = pickle.loads((root / "written").read_bytes())
     for nth in itertools.count():
         directory = root / str(nth)
@@ -458,7 +485,10 @@ def die_everywhere(root: Path, work: Callable[[DirectoryStore, Written], None]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["empty", "one set", "two sets", "dead writers' leftovers", "files of old"])
 def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, template: str) -> None:
-    """Readers see the old set or the new one, never a part or a mixture; the next writer removes all that is left."""
+    """At whatever call a writer dies, readers see the old set or the new one, never a part or a mixture.
+
+    The next writer removes all that is left.
+    """
     before = {"empty": (), "one set": (1,), "two sets": (1, 2)}.get(template, (1, 2))
     (tmp_path / "template").mkdir()
     if template == "files of old":
@@ -512,7 +542,10 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
 
 
 def test_a_manifest_is_replaced_and_its_set_is_young(tmp_path: Path) -> None:
-    """Payloads and links stay; a reader of the fixed name sees the new one, and knows that it is another file."""
+    """Replacing the manifest makes its set young again, and keeps payloads and links.
+
+    A reader of the fixed name sees the new manifest, and knows that it is another file.
+    """
     write(tmp_path, 1, 2)
     before = DirectoryStore(tmp_path).read_current()
     os.utime(tmp_path / "manifest.json", (0, 0))
@@ -531,7 +564,10 @@ def test_a_manifest_is_replaced_and_its_set_is_young(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("versions", [(1,), (2, 3), (2, 3, 4)])
 def test_a_manifest_replaces_none_of_another_version(tmp_path: Path, versions: tuple[int, ...]) -> None:
-    """Another run has published since: older, newer, or so much that this set is gone."""
+    """Replacing a manifest is refused if another run has published another version since.
+
+    That version may be older, or newer, or so much newer that the set of this manifest is gone.
+    """
     write(tmp_path, *versions)
     before = files_of(tmp_path)
 
@@ -544,7 +580,10 @@ def test_a_manifest_replaces_none_of_another_version(tmp_path: Path, versions: t
 
 
 def test_a_manifest_replaces_none_of_other_files(tmp_path: Path) -> None:
-    """Two hosts with a directory each may have made one version."""
+    """Replacing a manifest is refused if the current set has the same version but other files.
+
+    Two hosts with a directory each may have made the same version.
+    """
     write(tmp_path, 2)
     other = msgspec.structs.replace(CONFIRMED, snapshots=a_set(3).manifest.snapshots)
 
@@ -555,7 +594,7 @@ def test_a_manifest_replaces_none_of_other_files(tmp_path: Path) -> None:
 
 
 def test_a_damaged_manifest_is_not_replaced(tmp_path: Path) -> None:
-    """The next run makes a new set."""
+    """Replacing a manifest is refused if the current one is damaged; the next run makes a new set."""
     write(tmp_path, 2)
     (tmp_path / "versions" / "2" / "manifest.json").write_bytes(b"{")
 
@@ -564,7 +603,10 @@ def test_a_damaged_manifest_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> None:
-    """A run that lost its lock is refused when the manifest is on the disk, before any reader sees it."""
+    """If `before_commit` refuses a manifest, the directory is as before.
+
+    It is called when the manifest is on the disk, before any reader sees it; so a run that lost its lock is refused.
+    """
     write(tmp_path, 2)
     before = files_of(tmp_path)
 
@@ -597,7 +639,10 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, mo
 
 @pytest.mark.slow
 def test_wherever_a_writer_dies_one_of_two_manifests_is_whole(tmp_path: Path) -> None:
-    """Readers see the same files with the old manifest or the new one; the next writer removes all that is left."""
+    """At whatever call a writer dies, readers see the same files with the old manifest or the new one.
+
+    The next writer removes all that is left.
+    """
     write(tmp_path / "template", 1, 2)
     old, new = a_set(2), replace(a_set(2), manifest=CONFIRMED)
 
@@ -622,7 +667,7 @@ def test_wherever_a_writer_dies_one_of_two_manifests_is_whole(tmp_path: Path) ->
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer cleans up after any exception."""
+    """After any exception, the writer removes its partial set, and the old one stays."""
     write(tmp_path, 1)
     before = files_of(tmp_path)
 
@@ -638,7 +683,10 @@ def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_failure_names_no_temporary_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is named as it will be found: a set is written under a name of its own first."""
+    """An error names a file by the path at which users will find it.
+
+    A set is written under a temporary name first.
+    """
 
     def full(path: Path, _data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -651,7 +699,7 @@ def test_a_failure_names_no_temporary_path(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
-    """A foreign directory among the versions stays, whatever its name."""
+    """A directory or a link among the versions that we did not make stays, whatever its name."""
     for name in ("mine", "2024"):
         (tmp_path / "versions" / name).mkdir(parents=True)
         (tmp_path / "versions" / name / "kept.txt").touch()
@@ -665,7 +713,7 @@ def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
-    """The directory that it points to is not touched."""
+    """A link in place of the directory `versions` is refused, and the directory that it points to is not touched."""
     victim = tmp_path / "victim"
     (victim / "123").mkdir(parents=True)
     (tmp_path / "out").mkdir()
@@ -679,7 +727,10 @@ def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["current", "manifest.json", "rolling_optimized.json.gz"])
 def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    """So the message 'the old snapshots are as they were' is true."""
+    """A directory in the place of a link is an error before anything is written.
+
+    So the message 'the old snapshots are as they were' is true.
+    """
     (tmp_path / name).mkdir()
 
     with pytest.raises(OutputUnwritable, match=f"{name}: is a directory"):
@@ -689,7 +740,10 @@ def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(
 
 
 def test_a_set_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> None:
-    """A run that lost its lock is refused when the set is on the disk, before any reader sees it."""
+    """If `before_commit` refuses a set, the old one stays current and nothing of the new one is left.
+
+    It is called when the set is on the disk, before any reader sees it; so a run that lost its lock is refused.
+    """
     write(tmp_path, 1)
 
     def refuse() -> None:
@@ -704,7 +758,10 @@ def test_a_set_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> Non
 
 
 def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
-    """A paused run sees the newer set in the files, even without Redis to check its lock."""
+    """A set is refused if the files have a newer one.
+
+    So a paused run is refused even without Redis to check its lock.
+    """
     write(tmp_path, 3)
 
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
@@ -714,7 +771,10 @@ def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
 
 
 def test_a_set_never_replaces_one_that_its_run_did_not_know(tmp_path: Path) -> None:
-    """Even if its number is higher, since it may be made from an older input."""
+    """A set is refused if the current one is not the one that its run knew.
+
+    This holds even if its number is higher, since it may be made from an older input.
+    """
     write(tmp_path, 1)
     write(tmp_path, 2)
 

@@ -20,14 +20,17 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def documented(file: str) -> list[str]:
-    """The fields of what a file holds, in the order in which docs/operations.md tells them."""
+    """Return the fields of a file's entries, in the order in which docs/operations.md lists them."""
     fields = re.search(rf'^\| `{file}` \| `[^|]*?\{{("[^{{}}]*)\}}', OPERATIONS.read_text(), re.MULTILINE)
     assert fields is not None
     return re.findall(r'"(\w+)"', fields[1])
 
 
 def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
-    """The standard library reads them; no white space, UTF-8 as it is, no time in the gzip header."""
+    """The standard library inflates the files, and the header of gzip has no time.
+
+    Their JSON has no white space, and its text is UTF-8 without escapes.
+    """
     write(tmp_path, 1)
 
     for kind, name in FILE_NAMES.items():
@@ -40,7 +43,7 @@ def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
 
 
 def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
-    """Names and order of the fields are a contract."""
+    """Each file has the documented fields in the documented order, which are a contract with pages."""
     write(tmp_path, 1)
 
     shown = {kind: json.loads(gzip.decompress((tmp_path / name).read_bytes())) for kind, name in FILE_NAMES.items()}
@@ -74,7 +77,10 @@ def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
 
 
 def test_extra_fields_are_in_the_files_only_where_there_are_some() -> None:
-    """After the other fields, in their order; they are read back, and a change of one is a change of the record."""
+    """Extra fields are in the files after the other fields, in their order, and absent where there are none.
+
+    They are read back, and a change of one is a change of the record.
+    """
     old = a_set(1)
     records = [replace(record, extra_fields={"sector": "Tech", "volume": None}) for record in RECORDS]
     new = encode_set(
@@ -101,7 +107,7 @@ def test_extra_fields_are_in_the_files_only_where_there_are_some() -> None:
 
 
 def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
-    """Digest, length and count match each file on disk."""
+    """The digest, the length and the count in the manifest match each file on the disk."""
     write(tmp_path, 7)
 
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -118,7 +124,7 @@ def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
 
 
 def test_equal_content_is_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of encoding does not change the digests."""
+    """Equal content gives equal bytes and digests, whatever the time at which it is encoded."""
     first = a_set(1)
     monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
 

@@ -48,7 +48,7 @@ def memory(tmp_path: Path) -> Iterator[Url]:
 
 @pytest.fixture(params=["memory", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
-    """A location in either store."""
+    """A location in each store: in this process, and in S3."""
     if request.param == "memory":
         url: Url = request.getfixturevalue("memory")
         return url
@@ -57,7 +57,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
 
 
 def names_in(output: Url) -> set[str]:
-    """The names of all objects below a location, relative to it."""
+    """Return the names of all objects below a location, relative to it."""
     root = output.text.partition("://")[2].strip("/")
     return {
         name.strip("/").removeprefix(root + "/")
@@ -66,7 +66,7 @@ def names_in(output: Url) -> set[str]:
 
 
 def _die_after(puts: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> bool:
-    """Do some work that is killed at its next put after so many; return whether there was one more."""
+    """Do the work and kill it at the put after the first `puts`; return whether it was killed."""
     left = [puts]
     pipe_file = MemoryFileSystem.pipe_file
 
@@ -87,7 +87,7 @@ def _die_after(puts: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], ob
 
 
 def names_of(*versions: int) -> set[str]:
-    """The names of the objects of these sets, the last of which is current."""
+    """Return the names of the objects of these sets, the last of which is current."""
     return NAMES | {f"versions/{version}/{name}" for version in versions for name in NAMES}
 
 
@@ -95,7 +95,10 @@ def names_of(*versions: int) -> set[str]:
 
 
 def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
-    """Whole or in part, through the manifest; and under the fixed names."""
+    """A set is read back as it was written, whole or in part, through the manifest and under the fixed names.
+
+    Before the first one there is none.
+    """
     assert ObjectStore(output).read_manifest() is None
     assert ObjectStore(output).read_set() is None
     assert ObjectStore(output).read_current() is None
@@ -118,14 +121,17 @@ def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
 
 
 def test_two_sets_are_kept(output: Url) -> None:
-    """The current one and the previous one, for readers amid it; other objects are not touched."""
+    """The current set and the previous one are kept, the latter for readers that are still reading it.
+
+    Other objects are not touched.
+    """
     fsspec.filesystem(output.scheme).pipe_file((output / "versions/1/precious.txt").text, b"")
     write(output, 1, 2, 3, 4)
     assert names_in(output) == names_of(3, 4) | {"versions/1/precious.txt"}
 
 
 def test_an_older_set_is_refused(output: Url) -> None:
-    """A paused run must not replace the run that overtook it; its objects are removed."""
+    """An older set is refused and removed, since a paused run must not replace the run that overtook it."""
     write(output, 3)
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
         ObjectStore(output).write(a_set(2))
@@ -133,7 +139,10 @@ def test_an_older_set_is_refused(output: Url) -> None:
 
 
 def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
-    """It is called when the set is in the store, before any fixed name changes."""
+    """An exception of `before_commit` stops the set, and its objects are removed.
+
+    It is called when the set is in the store, before any fixed name changes.
+    """
     write(output, 1)
 
     def before_commit() -> None:
@@ -147,7 +156,7 @@ def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
 
 
 def test_a_manifest_is_replaced_in_its_set_and_under_its_name(output: Url) -> None:
-    """The files stay as they are."""
+    """A manifest is replaced in its set and under its fixed name, and the files stay as they are."""
     write(output, 1, 2)
 
     ObjectStore(output).replace_manifest(CONFIRMED)
@@ -160,7 +169,7 @@ def test_a_manifest_is_replaced_in_its_set_and_under_its_name(output: Url) -> No
 
 
 def test_a_manifest_replaces_none_of_another_version(output: Url) -> None:
-    """Another run has published since: nothing is put."""
+    """Replacing a manifest is refused if another run has published a version since, and nothing is put."""
     write(output, 2, 3)
 
     with pytest.raises(PublishRefused, match=f"manifest of version 2 was not replaced: {output} holds version 3"):
@@ -173,7 +182,7 @@ def test_a_manifest_replaces_none_of_another_version(output: Url) -> None:
 
 
 def test_an_exception_of_before_commit_keeps_the_manifest(output: Url) -> None:
-    """A run that lost its lock puts nothing."""
+    """After an exception of `before_commit`, as for a run that lost its lock, the old manifest is current."""
     write(output, 2)
 
     def before_commit() -> None:
@@ -188,7 +197,10 @@ def test_an_exception_of_before_commit_keeps_the_manifest(output: Url) -> None:
 def test_a_writer_that_dies_leaves_one_of_two_manifests(
     memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int
 ) -> None:
-    """After any of its puts the set is whole with the old manifest or the new one."""
+    """A writer that dies after any of its puts leaves the set whole, with the old manifest or the new one.
+
+    The next set is whole too, and replaces it.
+    """
     write(memory, 1, 2)
     assert _die_after(puts, monkeypatch, lambda: ObjectStore(memory).replace_manifest(CONFIRMED)) == (puts < 2)
     expected = CONFIRMED if puts == 2 else a_set(2).manifest
@@ -202,7 +214,10 @@ def test_a_writer_that_dies_leaves_one_of_two_manifests(
 def test_a_run_that_was_overtaken_leaves_the_newer_set(
     settings_without_redis: Settings, s3: S3Server, tmp_path: Path
 ) -> None:
-    """There is no lock, so two runs may overlap: the one with the older input is refused, whatever its version."""
+    """Of two runs that overlap, the one with the older input is refused, whatever its version.
+
+    Two runs may overlap, since there is no lock.
+    """
     output = s3.bucket / tmp_path.name
     settings = replace(settings_without_redis, output_dir=output)
     write_json(settings.input, OLD)
@@ -221,7 +236,10 @@ def test_a_run_that_was_overtaken_leaves_the_newer_set(
 
 @pytest.mark.parametrize("puts", range(PUTS))
 def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
-    """After any of its puts; the next writer's set is whole, and later ones remove all that the dead one left."""
+    """A writer that dies after any of its puts leaves the old set whole.
+
+    The next writer's set is whole, and later ones remove all that the dead writer left.
+    """
     write(memory, 1, 2)
     assert _die_after(puts, monkeypatch, lambda: ObjectStore(memory).write(a_set(3)))
     assert ObjectStore(memory).read_set() == a_set(2)
@@ -233,7 +251,10 @@ def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: p
 
 
 def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
-    """Two runs may write while Redis is away, so a set newer than the current one stays for an hour."""
+    """A set that is newer than the current one is removed only after an hour.
+
+    Two runs may write while Redis is away, and another one may still be writing that set.
+    """
     young, old = time.time_ns() // 1_000_000 + 5, time.time_ns() // 1_000_000 - 3_700_000
     store = fsspec.filesystem("memory")
     for version in (young, old):
@@ -261,7 +282,10 @@ def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
 
 
 def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
-    """The same manifest is put again; a fixed name that was removed, or overwritten by a dead writer, is restored."""
+    """`mark_checked` puts the same manifest again, and so renews the age of the set.
+
+    A fixed name that was removed, or overwritten by a writer that died, is restored.
+    """
     write(output, 1)
     store = fsspec.filesystem(output.scheme)
     before = store.modified((output / MANIFEST_NAME).text)
@@ -278,7 +302,7 @@ def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
 
 
 def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
-    """While sets are published and removed, each set that is read is of one version."""
+    """While sets are published and removed, each set that a reader gets is of one version."""
     output = s3.bucket / tmp_path.name
     write(output, 1)
     seen: list[int] = []
@@ -290,7 +314,7 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
             while not stop.is_set():
                 read = ObjectStore(output).read_set()
                 if read is None:
-                    continue  # the set was removed at all three attempts, which happens in tests only
+                    continue  # the set was removed during each of three attempts, which happens in tests only
                 assert read == a_set(read.manifest.version)
                 seen.append(read.manifest.version)
         except BaseException as error:
@@ -315,20 +339,26 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("work", [lambda store: store.lock().__enter__(), lambda store: store.write(a_set(1))])
 def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
-    """The error comes within seconds, before an input is scanned."""
+    """Locking or writing to a store that is down is an error with the location and what to check.
+
+    The error comes within seconds, before an input is scanned.
+    """
     with pytest.raises(OutputUnwritable, match=rf"{own_s3.bucket}/out: .*check the network.*the old snapshots"):
         work(ObjectStore(own_s3.bucket / "out"))
 
 
 @pytest.mark.parametrize("work", [ObjectStore.read_manifest, ObjectStore.read_set, ObjectStore.read_current])
 def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
-    """Otherwise a writer would forget which version was the newest."""
+    """Reading from a store that is down is an error, not an empty result.
+
+    Otherwise a writer would forget which version was the newest.
+    """
     with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
         work(ObjectStore(own_s3.bucket / "out"))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
-    """It is not created, since its name may be misspelt."""
+    """A missing bucket is an error that names it; it is not created, since its name may be misspelt."""
     output = Url("s3://no-such-bucket-here/out")
     with pytest.raises(OutputUnwritable, match=r"no-such-bucket-here/out: .*Is there such a bucket"):
         ObjectStore(output).write(a_set(1))
@@ -338,7 +368,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
 def test_a_failed_write_leaves_files_and_redis_as_they_were(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Like a full disk: without files, nothing is published in Redis."""
+    """If the files cannot be written, nothing is published in Redis, as when a disk is full."""
     write_json(settings.input, OLD)
     good = replace(settings, output_dir=s3.bucket / tmp_path.name)
     version = version_of(optimize(good))
@@ -355,7 +385,7 @@ def test_a_failed_write_leaves_files_and_redis_as_they_were(
 def test_redis_is_filled_again_from_the_objects(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """After Redis has lost its data, without a scan."""
+    """After Redis has lost its data, the next run publishes the version again from the objects, without a scan."""
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -372,7 +402,10 @@ def test_redis_is_filled_again_from_the_objects(
 
 @pytest.mark.parametrize("kind", READERS)
 def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tmp_path: Path, kind: str) -> None:
-    """Both readers follow the objects to the next version, look up symbols in their index, and know the age."""
+    """While Redis is away, both readers follow the objects to the next version.
+
+    They look up symbols in the index of the objects, and know the age.
+    """
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -392,7 +425,10 @@ def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tm
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3Server, kind: str) -> None:
-    """The error has both reasons if there is no version at all; a version that it holds is still returned."""
+    """A reader without any version reports why neither Redis nor the store can be read.
+
+    A version that it holds is still returned when the store is down.
+    """
     settings = replace(settings, output_dir=own_s3.bucket / "out")
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")

@@ -1,4 +1,4 @@
-"""What both kinds of stores have in common, and which one a location gets."""
+"""What directories and object stores of sets have in common, and which of the two a location gets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.snapshot_sets import a_set, write
 
 @pytest.fixture(params=["directory", "memory"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """A location for sets in a directory, and in a store of this process."""
+    """A location for sets: a directory, and a store in the memory of this process."""
     return tmp_path / "out" if request.param == "directory" else Url(f"memory://{tmp_path.name}/out")
 
 
@@ -39,7 +39,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def test_a_manifest_that_was_just_read_is_not_read_again(output: Location, decoded: list[bytes]) -> None:
-    """Each read of an object store is a request; the payloads are checked against the manifest all the same."""
+    """`read_set` does not read the manifest again if it is given, since each read of an object store is a request.
+
+    The payloads are checked against that manifest all the same.
+    """
     write(output, 1)
     store = snapshot_store(output)
     manifest = store.read_manifest()
@@ -56,7 +59,10 @@ def test_a_manifest_that_was_just_read_is_not_read_again(output: Location, decod
 
 
 def test_a_set_that_was_removed_since_its_manifest_was_read_is_the_current_one(output: Location) -> None:
-    """The caller's manifest is of a set that two later ones have replaced."""
+    """`read_set` returns the current set if the set of the given manifest was removed since.
+
+    Two later sets have replaced it.
+    """
     write(output, 1)
     store = snapshot_store(output)
     manifest = store.read_manifest()
@@ -84,7 +90,7 @@ def test_a_set_that_was_removed_since_its_manifest_was_read_is_the_current_one(o
     ids=["reader", "store", "settings"],
 )
 def test_the_code_of_object_stores_is_imported_for_urls_only(statement: str, absent: list[str]) -> None:
-    """A process that reads from Redis and a directory loads none of it, and nothing of the scanner."""
+    """A process that uses Redis and a directory imports no code of object stores, and a reader none of the scanner."""
     program = f"import sys; from pathlib import Path; {statement}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert "optimizer.storage.location" in modules
@@ -97,7 +103,7 @@ def test_the_code_of_object_stores_is_imported_for_urls_only(statement: str, abs
 
 @pytest.mark.parametrize("keep", [2, 4])
 def test_as_many_sets_are_kept_as_asked_for(output: Location, keep: int) -> None:
-    """The newest ones, listed newest first, and each can be read."""
+    """The newest sets are kept, as many as `keep` says; they are listed newest first, and each can be read."""
     write(output, 1, 2, 3, 4, 5, 6, keep=keep)
     store = snapshot_store(output)
     versions = list(range(6, 6 - keep, -1))
@@ -107,19 +113,19 @@ def test_as_many_sets_are_kept_as_asked_for(output: Location, keep: int) -> None
 
 
 def test_fewer_sets_are_kept_once_fewer_are_asked_for(output: Location) -> None:
-    """The next set that is written removes the others."""
+    """After `keep` was reduced, the next set that is written removes the older ones."""
     write(output, 1, 2, 3, 4, 5, keep=5)
     write(output, 6, keep=2)
     assert [kept.version for kept in snapshot_store(output).versions()] == [6, 5]
 
 
 def test_without_a_current_set_nothing_is_kept(output: Location) -> None:
-    """Nor if there is not even the directory."""
+    """Without a current set no kept sets are listed, even if the location does not exist."""
     assert snapshot_store(output).versions() == []
 
 
 def test_a_set_that_never_became_current_is_not_listed(output: Location) -> None:
-    """Its writer died, or is still at it."""
+    """A set that is newer than the current one is not listed: its writer died or is still writing."""
     write(output, 1, 2)
     for name, data in objects_of(output, 2).items():
         put(output, f"versions/3/{name}", data)
@@ -143,7 +149,10 @@ def test_a_set_that_never_became_current_is_not_listed(output: Location) -> None
     ids=["file missing", "file short", "manifest missing", "manifest torn", "manifest of another", "manifest empty"],
 )
 def test_damaged_sets_are_told(output: Location, name: str, data: bytes | None, problem: str) -> None:
-    """What can be seen without reading the payloads; the others are as they were."""
+    """Damage of a kept set is reported, as far as it shows without reading the payloads.
+
+    The other sets are listed without a problem.
+    """
     write(output, 1, 2, 3, keep=3)
     size = len(objects_of(output, 2)["symbols_index.json.gz"])
     put(output, f"versions/2/{name}", data)
@@ -154,7 +163,7 @@ def test_damaged_sets_are_told(output: Location, name: str, data: bytes | None, 
 
 
 def test_a_manifest_that_was_replaced_is_listed(output: Location) -> None:
-    """Of the current set; the sets before it keep theirs."""
+    """A replaced manifest is listed for the current set, and the set before it keeps its own."""
     write(output, 1, 2)
     store = snapshot_store(output)
     manifest = replace(a_set(2).manifest, fingerprint="another input")
@@ -164,7 +173,7 @@ def test_a_manifest_that_was_replaced_is_listed(output: Location) -> None:
 
 
 def objects_of(output: Location, version: int) -> dict[str, bytes]:
-    """The files of a set."""
+    """Return the files of a set, by name."""
     files = fsspec.filesystem("memory" if isinstance(output, Url) else "file")
     return {name.rsplit("/", 1)[1]: files.cat_file(name) for name in files.find(f"{output}/versions/{version}")}
 

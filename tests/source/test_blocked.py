@@ -1,4 +1,4 @@
-"""Blocked gzip, inflated on several threads, gives what the single stream gives: the same bytes or the same error."""
+"""Blocked gzip that is inflated on several threads gives the same bytes, or the same error, as the single stream."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def noise(count: int, seed: int = 1) -> bytes:
 
 
 class Held(io.BytesIO):
-    """A file in memory; a `ByteReader`."""
+    """A file in memory, as a `ByteReader`."""
 
     path: Location = Path("rolling.json.gz")
     fingerprint = ""
 
     @property
     def size_bytes(self) -> int:
-        """Its length."""
+        """The length of the file."""
         return len(self.getvalue())
 
     modified_s = landed_s = None
 
     def check_unchanged(self) -> None:
-        """It is."""
+        """Do nothing, since the file never changes."""
 
 
 def outcome(packed: bytes, threads: int = THREADS, chunk_bytes: int = CHUNK_BYTES) -> tuple[bytes, str]:
-    """The JSON that came out, and the error after it."""
+    """The JSON of a file, and the text of the error that ends it, empty if there is none."""
     json = bytearray()
     with InputFile(Held(packed)) as file:
         try:
@@ -74,7 +74,7 @@ def outcome(packed: bytes, threads: int = THREADS, chunk_bytes: int = CHUNK_BYTE
 
 
 def gunzip(packed: bytes) -> bytes | None:
-    """What the standard library makes of a file; `None` for an error."""
+    """Inflate a file by the standard library; return `None` for an error."""
     try:
         return gzip.decompress(packed)
     except (EOFError, OSError, zlib.error):
@@ -82,22 +82,22 @@ def gunzip(packed: bytes) -> bytes | None:
 
 
 def check(packed: bytes) -> bool:
-    """Check that all three agree; whether they accept the file."""
+    """Check that the standard library, one thread and several threads agree; return whether they accept the file."""
     expected = gunzip(packed)
     json, error = outcome(packed)
     single, single_error = outcome(packed, threads=1)
     if expected is None:
         assert error
-    elif "Corrupted gzip header" not in single_error:  # a wrong FHCRC, which the standard library does not look at
+    elif "Corrupted gzip header" not in single_error:  # a wrong FHCRC, which the standard library does not check
         assert (json, error) == (expected, "")
     assert json.startswith(single) or single.startswith(json)
-    # How much came out before an error depends on the chunks, and nothing else of its message does.
+    # The number of bytes before an error depends on the chunks; the rest of the message does not.
     assert error.partition(" bytes of JSON")[2] == single_error.partition(" bytes of JSON")[2]
     return not error
 
 
 class Jobs:
-    """Counts the jobs that came out whole, and those that did not."""
+    """A counter of the jobs that are inflated whole, and of the jobs that fail, within its `with` block."""
 
     def __init__(self) -> None:
         self.whole = self.failed = 0
@@ -123,18 +123,18 @@ class Jobs:
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
-    """Whatever happens, the threads end with the iteration."""
+    """Check after each test that the threads have ended, however the iteration ended."""
     yield
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("inflate")]
 
 
 class TestFormats:
-    """The formats are recognised by their headers."""
+    """Blocked gzip is recognised by the headers of its members."""
 
     @pytest.mark.parametrize("flags", [0, FNAME])
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_size_is_in_the_header(self, kind: str, flags: int) -> None:
-        """With a file's name after it, or without."""
+        """The size of a member is read from its header, with or without a file name after it."""
         packed = member(JSON, kind, flags=flags)
 
         assert member_bytes(packed) == len(packed)
@@ -151,7 +151,7 @@ class TestFormats:
         ],
     )
     def test_as_the_programs_write_them(self, kind: str, written: str) -> None:
-        """The header states the size of the member."""
+        """The size of a member is read from the headers that mgzip 0.2.5, pgzip 0.4.0 and bgzip 1.16 write."""
         packed = bytes.fromhex(written)
 
         assert member_bytes(packed) == len(packed), kind
@@ -175,7 +175,7 @@ class TestFormats:
         ],
     )
     def test_others_are_a_single_stream(self, packed: bytes) -> None:
-        """A header that says something else, or more than one thing."""
+        """A member without a valid size in its header, or with anything beside the size, is read as a single stream."""
         assert member_bytes(packed) == 0
         with Jobs() as jobs:
             check(packed)
@@ -184,7 +184,10 @@ class TestFormats:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("block_bytes", [500, 60_000])
     def test_members_are_grouped(self, kind: str, block_bytes: int) -> None:
-        """A job is about a megabyte of JSON, or of what is compressed, in order."""
+        """Members are grouped in order into jobs of about a megabyte of JSON, or of compressed bytes.
+
+        5 MiB of JSON make 5 to 7 jobs, none of which fails.
+        """
         data = noise(5 * JOB_BYTES)
         with Jobs() as jobs:
             assert outcome(blocked(data, kind, block_bytes)) == (data, "")
@@ -192,28 +195,31 @@ class TestFormats:
         assert not jobs.failed
 
     def test_empty_members(self) -> None:
-        """A hundred thousand of bgzip's last block are nothing, and are not held at once."""
+        """100,000 empty members (bgzip's last block) give no JSON and are not held at once: they make three jobs."""
         with Jobs() as jobs:
             assert outcome(member(JSON, "BC") + BGZF_END * 100_000 + member(b" ", "BC")) == (JSON + b" ", "")
         assert jobs.whole == 3
 
 
 class TestTheSingleStreamGoesOn:
-    """What is not blocked gzip, or states a wrong size, is read like any gzip file from there on."""
+    """From a member on that is not blocked gzip, or states a wrong size, a file is read like any gzip file."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("error", [-9, -1, 1, 8, 40, 10_000])
     @pytest.mark.parametrize("place", [0, 3, 39])
     def test_a_wrong_size(self, kind: str, error: int, place: int) -> None:
-        """The data is whole, as its checksum says: it is the size that is wrong."""
+        """A file in which one member states a wrong size is read whole, since its data and checksums are right."""
         pieces = [noise(60_000, seed) for seed in range(40)]
         members = [member(piece, kind, error=error * (number == place)) for number, piece in enumerate(pieces)]
 
         assert check(b"".join(members))
 
     def test_a_size_that_spans_two_members(self) -> None:
-        """The length of the second is not the length of both; the jobs after it are not lost."""
+        """A file in which a member states a size that spans the next member too is read whole.
+
+        The length in the trailer of the second member is not the length of both; the jobs after them are not lost.
+        """
         second = member(JSON, "MZ")
         assert check(member(b"[   ", "MZ", error=len(second)) + second + blocked(noise(4 * JOB_BYTES), level=1))
 
@@ -222,21 +228,24 @@ class TestTheSingleStreamGoesOn:
     )
     @pytest.mark.parametrize("place", [0, 1, 7])
     def test_another_member_amid(self, other: bytes, place: int) -> None:
-        """A member without a size, or too large to be held, anywhere."""
+        """A file is read whole if a member at any place has no size, or is too large to be held in memory."""
         members = [member(noise(300_000, seed), "MZ") for seed in range(8)]
 
         assert check(b"".join((*members[:place], other, *members[place:])))
 
     @pytest.mark.parametrize("zeros", [1, 8, 511, 600_000])
     def test_zero_padding(self, zeros: int) -> None:
-        """Between members and after the last."""
+        """Zero bytes between members, and after the last one, are skipped."""
         packed = member(noise(100_000), "MZ") + bytes(zeros)
 
         assert check(packed * 3)
 
     @pytest.mark.parametrize("length", [0, 1, 1 << 20, MAX_MEMBER_BYTES, (1 << 32) - 1])
     def test_a_length_that_is_wrong(self, length: int) -> None:
-        """The trailer's length limits what is held; the single stream then says that it is wrong."""
+        """A wrong length in a member's trailer is `SourceTorn`.
+
+        The length limits the memory for the member's JSON; the single stream then reports that it is wrong.
+        """
         good = member(noise(100_000), "MZ")
         packed = good + good[:-4] + length.to_bytes(4, "little") + good
 
@@ -257,14 +266,17 @@ class TestTheSingleStreamGoesOn:
         ],
     )
     def test_what_is_wrong_is_told(self, damage: Callable[[bytes], bytes], message: str) -> None:
-        """The single stream explains it, after all JSON before it."""
+        """A damaged file is `SourceTorn` with the message of the single stream.
+
+        The message has the cause, and the number of bytes of JSON before the damage.
+        """
         packed = damage(blocked(noise(3 * JOB_BYTES)))
         assert not check(packed)
         with pytest.raises(SourceTorn, match=rf"after [0-9,]+ bytes of JSON.*(?:{message})"):
             list(InputFile(Held(packed)).chunks(CHUNK_BYTES, threads=THREADS))
 
 
-# Members of a few bytes, or of more than a chunk, with all that a header may have.
+# Members of a few bytes, or of more than a chunk, with all fields that a header may have.
 _members = st.builds(
     member,
     st.one_of(st.binary(max_size=60), st.integers(1, 150_000).map(noise)),
@@ -279,9 +291,10 @@ _members = st.builds(
 @hypothesis_settings(max_examples=examples(150))
 @given(st.lists(_members, min_size=1, max_size=12), st.data())
 def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataObject) -> None:
-    """Bits flipped, members swapped, doubled, cut, bytes between them: the same JSON, or an error where gunzip has one.
+    """A damaged file gives the same JSON as gunzip, or an error where gunzip has one.
 
-    Jobs are small here, so that damage is found with jobs before and after it.
+    Damage is a flipped bit, a member that is cut, doubled, swapped or dropped, or bytes between members. Most jobs are
+    small here, so that there are jobs before and after the damage.
     """
     members = [member(b'["', "MZ"), *members]  # so that it is blocked, and does not begin like another format
     for _ in range(data.draw(st.integers(0, 2), "changes")):
@@ -289,7 +302,7 @@ def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataOb
         change = data.draw(st.sampled_from(["flip", "cut", "double", "swap", "between", "drop"]), "change")
         changed = members[place]
         if change == "flip" and changed:
-            # Half of them in the header or the trailer.
+            # Most of these bits are in the header or the trailer.
             byte = data.draw(st.one_of(st.integers(0, 19), st.integers(-12, -1), st.integers()), "byte") % len(changed)
             flipped = changed[byte] ^ (1 << data.draw(st.integers(0, 7), "bit"))
             members[place] = changed[:byte] + bytes([flipped]) + changed[byte + 1 :]
@@ -310,17 +323,21 @@ def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataOb
 
 
 class TestMemory:
-    """Memory is limited, and never changes under a chunk."""
+    """Memory is limited, and a chunk that the caller keeps is never written to."""
 
     def test_chunks_stay_as_they_are(self) -> None:
-        """A chunk that is kept is not written to, however many come after it."""
+        """A chunk that the caller keeps is not written to, however many chunks follow it."""
         data = noise(20 * JOB_BYTES)
         with closing(blocked_stream(io.BytesIO(blocked(data, level=1)), 300_000, THREADS)) as chunks:
             assert b"".join(list(chunks)) == data
 
     @pytest.mark.slow
     def test_memory_is_used_again(self) -> None:
-        """If chunks are not kept, a buffer for each job that is held, one for the caller, and as many for the file."""
+        """Buffers are reused if the caller keeps no chunk.
+
+        There is at most one for the JSON of each waiting job and one for the caller's chunk, and as many again for
+        compressed bytes.
+        """
         data, buffers = noise(30 * JOB_BYTES), module._Buffers()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_Buffers", lambda: buffers)
@@ -330,7 +347,10 @@ class TestMemory:
     @pytest.mark.slow
     @pytest.mark.parametrize("stated", [None, 100_000], ids=["the truth", "a lie"])
     def test_a_bomb(self, stated: int | None, tmp_path: Path) -> None:
-        """A member of 130 KB that inflates to 134 MB takes no memory, whatever length its trailer states."""
+        """A member of 130 KB that inflates to 134 MB takes less than 8 MB more memory than with one thread.
+
+        This holds whatever length the member's trailer states.
+        """
         packed = member(b"[" + b" " * (1 << 27), "MZ", level=6)
         path = tmp_path / "a.json.gz"
         path.write_bytes(packed if stated is None else packed[:-4] + stated.to_bytes(4, "little"))
@@ -343,7 +363,10 @@ class TestMemory:
     @pytest.mark.slow
     @pytest.mark.parametrize("block_bytes", [64_000, 1 << 20, MAX_MEMBER_BYTES])
     def test_of_many_threads(self, block_bytes: int, tmp_path: Path) -> None:
-        """32 MB more than the single stream, on any number of cores, for what does not compress too."""
+        """With 64 threads, data that does not compress takes less than 32 MB more memory than with one thread.
+
+        So the limit holds on any number of cores.
+        """
         path = tmp_path / "a.json.gz"
         path.write_bytes(blocked(b"[" + os.urandom(80_000_000), "MZ", block_bytes, level=0))
         grown = _growth_mb(path)
@@ -378,28 +401,28 @@ def _peak_mb(path: Path, threads: int) -> float:
 
 
 class Broken(io.RawIOBase):
-    """A file whose disk fails after so many bytes."""
+    """A file whose disk fails after `good_bytes`."""
 
     def __init__(self, data: bytes, good_bytes: int) -> None:
         self._file, self._good_bytes = io.BytesIO(data), good_bytes
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read, or fail."""
+        """Read into a buffer; raise `OSError` after the good bytes."""
         if self._file.tell() >= self._good_bytes:
             raise OSError(5, "Input/output error")
         return self._file.readinto(buffer)
 
 
 class TestThreads:
-    """An error comes in its place, and no thread stays."""
+    """An error is raised after the JSON before it, and no thread remains."""
 
     def test_a_read_that_fails(self) -> None:
-        """It is raised; the fixture sees that the threads have ended."""
+        """An error of the disk is raised; the fixture checks that the threads have ended."""
         with pytest.raises(OSError, match="Input/output error"):
             list(blocked_stream(Broken(blocked(noise(20 * JOB_BYTES), level=1), 4_000_000), CHUNK_BYTES, THREADS))
 
     def test_a_thread_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It comes after the JSON of the jobs before it."""
+        """An error in a thread is raised after the JSON of the jobs before it."""
         inflate, data, failing = module._inflate, noise(9 * JOB_BYTES), blocked(noise(JOB_BYTES, 2), level=1)
 
         def fails(job: module._Job, buffer: memoryview) -> memoryview | None:
@@ -417,7 +440,7 @@ class TestThreads:
     @pytest.mark.slow
     @pytest.mark.parametrize("taken", [0, 1, 5])
     def test_stopping_early(self, taken: int) -> None:
-        """The jobs that are waiting are not begun."""
+        """When the caller stops early, all threads end, since waiting jobs are not begun."""
         before = threading.active_count()
         with closing(_stream(blocked(noise(20 * JOB_BYTES), level=1))) as chunks:
             for _ in range(taken):

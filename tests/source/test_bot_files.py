@@ -38,7 +38,7 @@ def read(bots_dir: Path) -> tuple[dict[str, Bot], dict[str, Reject]]:
 
 
 def bots_shown(settings: Settings) -> dict[str, Any]:
-    """The bots snapshot by name."""
+    """The bots in the published snapshot, by name."""
     value = json.loads(gzip.decompress((local(settings.output_dir) / FILE_NAMES["bots"]).read_bytes()))
     bots: dict[str, Any] = value["bots"]
     return bots
@@ -70,7 +70,7 @@ def test_a_bot_is_named_after_its_file(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_bot_is_read(tmp_path: Path) -> None:
-    """What is nested deeper than the fields of its positions is not read."""
+    """All fields of a bot and of its positions are read; anything that is nested deeper is not."""
     bot = {
         "enabled": True,
         "equity": 1_000,
@@ -96,7 +96,7 @@ def test_other_files_are_no_bots(tmp_path: Path) -> None:
 
 
 def test_not_a_number_is_null(tmp_path: Path) -> None:
-    """Python writes NaN and Infinity; such a value is dropped, and the bot counts."""
+    """`NaN` and `Infinity`, which Python writes, are read as null, and the bot counts."""
     write_raw(tmp_path / "alpha.json", b'{"equity": NaN, "pnl_today": -Infinity, "positions": 3, "enabled": true}')
 
     assert read(tmp_path) == ({"alpha": Bot("alpha", True, None, None, 3, (), None)}, {})  # noqa: FBT003
@@ -161,7 +161,10 @@ def test_a_broken_bot_file_is_named_and_the_others_count(settings_with_bots: Set
 
 
 def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> None:
-    """A file name may be any bytes, not all of which JSON can represent. The run and the other bots are unaffected."""
+    """A bot file whose name is not valid UTF-8 is rejected; the run and the other bots are unaffected.
+
+    A file name may be any bytes, not all of which JSON can represent.
+    """
     assert settings_with_bots.bots_dir is not None
     try:
         write_json(settings_with_bots.bots_dir / os.fsdecode(b"caf\xe9.json"), {"equity": 1})
@@ -182,7 +185,10 @@ def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> 
 def test_a_directory_that_cannot_be_listed_fails_the_run(
     settings_without_redis: Settings, tmp_path: Path, made: bool
 ) -> None:
-    """How many bots it holds is unknown. The error names the setting to check; recovery needs no new input."""
+    """A bots directory that is missing, or is a file, is `NoBots`, since the number of bots in it is unknown.
+
+    The error names the setting to check. Once the directory is there, a run succeeds without a new input.
+    """
     settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
     if made:
         (tmp_path / "bots").write_text("")
@@ -198,8 +204,11 @@ def test_a_directory_that_cannot_be_listed_fails_the_run(
 
 
 def test_a_directory_that_may_not_be_listed_is_a_reject() -> None:
-    """The reject gives the reason and what to check."""
-    with tempfile.TemporaryDirectory(prefix="rolling-") as path:  # other users may not enter pytest's own
+    """A directory without permission to list it is one reject, with the reason and the setting to check.
+
+    Its fingerprint changes when it can be listed.
+    """
+    with tempfile.TemporaryDirectory(prefix="rolling-") as path:  # other users may not enter pytest's directories
         bots_dir = Path(path)
         write_json(bots_dir / "alpha.json", {})
         bots_dir.chmod(0)
@@ -215,7 +224,7 @@ def test_a_directory_that_may_not_be_listed_is_a_reject() -> None:
 def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its content may be half old and half new."""
+    """A bot file that is written to while it is read is rejected: its content may be half old and half new."""
     write_json(tmp_path / "alpha.json", {"equity": 1})
     os.utime(tmp_path / "alpha.json", (0, 0))
     chunks = InputFile.chunks
@@ -233,7 +242,7 @@ def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
 
 
 def test_a_bot_file_wins_over_the_section(settings_with_bots: Settings) -> None:
-    """The file is newer than the input's section; a broken file does not replace it."""
+    """A bot file replaces the bot of its name in the input's section, which is older; a broken file does not."""
     assert settings_with_bots.bots_dir is not None
     section = {"alpha": {"equity": 1}, "beta": {"equity": 2}, "gamma": {"equity": 3}}
     write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
@@ -248,7 +257,7 @@ def test_a_bot_file_wins_over_the_section(settings_with_bots: Settings) -> None:
 
 
 def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings) -> None:
-    """Holdings are summed over all bots, of the input and of files."""
+    """Holdings are summed over all bots, from the input and from bot files."""
     assert settings_with_bots.bots_dir is not None
     section = {"alpha": {"positions": {"AAPL": {"qty": 2, "avg": 100}}}}
     write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
@@ -261,7 +270,7 @@ def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings)
 
 
 def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
-    """A bot that is switched off during a run is simply gone."""
+    """A bot file that is deleted after the listing is no reject: its bot was switched off during the run."""
     for name in ("alpha", "beta", "gamma"):
         write_json(tmp_path / f"{name}.json", {})
     items = read_bots(tmp_path, PARSE)
@@ -274,7 +283,10 @@ def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_every_bot_file(tmp_path: Path) -> None:
-    """Also with those after a dangling link in the listing, and it stays equal while nothing changes."""
+    """The fingerprint changes with each change of a bot file, also of one after a dangling link in the listing.
+
+    It stays equal while nothing changes, and does not depend on files of another kind.
+    """
     seen = [bots_fingerprint(tmp_path / "bots")]
 
     def changed() -> bool:

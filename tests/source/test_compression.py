@@ -1,4 +1,4 @@
-"""Formats are recognised by their first bytes: unsupported ones are named, what may be JSON is left to the parser."""
+"""Formats are recognised by their first bytes: errors name unsupported ones, and what may be JSON is parsed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zip_of(data: bytes) -> bytes:
 
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>502</body></html>\n"
-# What a file may be instead of JSON, made by the format's own library if it is installed, and the name in the error.
+# Files of other formats, each made by the format's own library if it is installed, and the error that names them.
 OTHERS: dict[str, tuple[bytes, str]] = {
     "bz2": (bz2.compress(JSON), "it is bzip2, which is not read; decompress it, or compress it with gzip or zstd"),
     "xz": (lzma.compress(JSON), "it is xz, "),
@@ -80,7 +80,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "html": (b"\n  " + PAGE, "it is HTML or XML, which is not read; it may be the error page of a server"),
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "it is HTML or XML, "),
 }
-# Text that may still become JSON, or UTF-16, if it is cut before so many bytes.
+# The number of bytes that show the format; a shorter beginning may still become JSON, or UTF-16.
 TOLD_AFTER = {"tar": 263, "html": 4, "xml": 4, "lzma": 3, "7z": 2} | dict.fromkeys(
     ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"), 4
 )
@@ -93,7 +93,7 @@ class TestOtherFormats:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", OTHERS)
     def test_it_is_named_wherever_it_is_cut(self, kind: str, tmp_path: Path) -> None:
-        """It is named as soon as its magic bytes are complete; a file that ends within them is torn."""
+        """A format is named as soon as its magic bytes are complete; a file that ends within them is `SourceTorn`."""
         data, said = OTHERS[kind]
         for end in range(1, min(len(data), 400) + 1):
             if end < TOLD_AFTER.get(kind, 1):
@@ -105,7 +105,7 @@ class TestOtherFormats:
     @pytest.mark.parametrize("kind", OTHERS)
     @pytest.mark.parametrize("packer", PACKERS)
     def test_it_is_named_inside_a_compressed_file_too(self, kind: str, packer: str, tmp_path: Path) -> None:
-        """For example what `tar czf` makes."""
+        """The error names a format inside gzip or zstd too, for example the archive that `tar czf` makes."""
         result = outcome(PACKERS[packer](OTHERS[kind][0]), tmp_path / "a")
         assert isinstance(result, SourceUnreadable)
         assert f" inside {packer}, which is not read; " in str(result)
@@ -113,7 +113,7 @@ class TestOtherFormats:
     @pytest.mark.parametrize("outer", PACKERS)
     @pytest.mark.parametrize("inner", PACKERS)
     def test_compressed_twice_is_told(self, outer: str, inner: str) -> None:
-        """The error says so, and what to do."""
+        """The error for a file that was compressed twice names both compressions, and says what to do."""
         said = f"it is {inner} inside {outer}: it was compressed twice, which is not read; compress it once"
         with pytest.raises(SourceUnreadable, match=said):
             inflate(PACKERS[outer](PACKERS[inner](JSON)))
@@ -122,7 +122,7 @@ class TestOtherFormats:
         "data", [b"[", b"]", b"7", b"[7z]", b'"PK"', b"-1", b" [1]", b"\xef\xbb\xbf{}", b"[\xff\xfe]", b"nul"]
     )
     def test_what_may_be_json_is_left_to_the_parser(self, data: bytes) -> None:
-        """No short text is mistaken for another format."""
+        """Short text that may be JSON is passed on unchanged, and not mistaken for another format."""
         assert inflate(data) == data
 
 
@@ -132,13 +132,13 @@ def skippable(data: bytes, kind: int = 0) -> bytes:
 
 
 class TestZstdFrames:
-    """Skippable frames, and frames that cannot be decompressed."""
+    """Skippable zstd frames are skipped, and frames that need a dictionary are refused."""
 
     @given(
         st.lists(st.one_of(st.binary(max_size=40), st.tuples(st.binary(max_size=40), st.integers(0, 15))), max_size=5)
     )
     def test_skippable_frames_are_skipped_anywhere(self, frames: list[bytes | tuple[bytes, int]]) -> None:
-        """Skippable frames may be at the beginning, between others and at the end."""
+        """Skippable frames may be at the beginning, between other frames and at the end."""
         frames = [*frames[:2], b'["', *frames[2:]]
         data = b"".join(frame for frame in frames if isinstance(frame, bytes))
         packed = [zstd_bytes(frame) if isinstance(frame, bytes) else skippable(*frame) for frame in frames]
@@ -147,7 +147,11 @@ class TestZstdFrames:
 
     @pytest.mark.parametrize("kind", range(16))
     def test_a_file_may_begin_with_one(self, kind: int, tmp_path: Path) -> None:
-        """All sixteen magic numbers work; a file cut after the first byte, which may be a bracket, is torn."""
+        """A file may begin with a skippable frame of any of the sixteen magic numbers; if it is cut short, it is torn.
+
+        Two cuts are no such error: one byte alone may be a bracket of JSON, and the skippable frame alone is an empty
+        file.
+        """
         packed = skippable(b"of pzstd", kind) + DAMAGED["zstd"]
         assert inflate(packed) == JSON
         for end in range(2, len(packed)):
@@ -156,7 +160,7 @@ class TestZstdFrames:
 
     @pytest.mark.parametrize("before", [b"", skippable(b"x"), zstd_bytes(b'["')], ids=["first", "skipped", "later"])
     def test_a_dictionary_that_is_needed_is_told(self, before: bytes) -> None:
-        """The error is not a torn file, since trying again cannot help."""
+        """A frame that needs a dictionary is `SourceUnreadable`, and not torn, since trying again cannot help."""
         dictionary = zstd.train_dict([b'{"symbol":"S%d","prediction":%d}' % (n, n * 7919) for n in range(500)], 1_000)
         packed = before + zstd.compress(JSON, zstd_dict=dictionary)
         named = "a dictionary" if before.startswith(DAMAGED["zstd"][:4]) else f"dictionary {dictionary.dict_id}"

@@ -98,7 +98,10 @@ class TestFormats:
         )
     )
     def test_gzip_is_that_of_the_standard_library(self, members: list[tuple[bytes, int, int, int]]) -> None:
-        """Any number of members with any headers, empty ones too, with zero padding between and after them."""
+        """Gzip is inflated to the same bytes as by the standard library.
+
+        The file has any number of members with any headers, empty ones too, and zero padding between and after them.
+        """
         members = [(b'["', 0, 6, 0), *members]  # so that it does not begin like another format
         packed = b"".join(
             gzip_member(data, flags=flags, level=level) + bytes(zeros) for data, flags, level, zeros in members
@@ -108,7 +111,7 @@ class TestFormats:
 
     @given(st.lists(st.integers(0, len(JSON)), max_size=6), st.sampled_from([0, 3]))
     def test_members_may_end_anywhere(self, places: list[int], zeros: int) -> None:
-        """Records that are cut between two members are whole again."""
+        """A record that is divided over several gzip members, or zstd frames, is whole again."""
         edges = [0, *sorted(places), len(JSON)]
         pieces = [JSON[begin:end] for begin, end in itertools.pairwise(edges)]
 
@@ -123,7 +126,7 @@ class TestFormats:
         assert inflate(pack(data)) == data
 
     def test_chunks_can_be_read_again(self, tmp_path: Path) -> None:
-        """Each call begins at the beginning, also after an abandoned iteration."""
+        """Each call of `chunks` begins at the beginning of the file, also after an abandoned iteration."""
         with open_input_file(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as input_file:
             first = next(input_file.chunks(CHUNK_BYTES))
             assert input_file.position_bytes > 0
@@ -222,12 +225,12 @@ class TestDamage:
         ],
     )
     def test_what_is_wrong_is_told(self, packed: bytes, message: str) -> None:
-        """A torn file is `SourceTorn`, with the check that failed and the number of bytes of JSON before."""
+        """A damaged file is `SourceTorn`, with the check that failed and the number of bytes of JSON before it."""
         with pytest.raises(SourceTorn, match=rf"after [0-9,]+ bytes of JSON.*{message}"):
             inflate(packed)
 
     def test_a_bad_checksum_is_told_after_the_data(self, tmp_path: Path) -> None:
-        """All chunks but the last come before the error, so a caller must not publish before the end."""
+        """A bad checksum is reported after all chunks but the last, so a caller must not publish before the end."""
         path = tmp_path / "a.json.gz"
         packed = gzip.compress(JSON * 20_000)
         path.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
@@ -240,7 +243,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("log", [22, 23, 24, 27])
     def test_windows_of_zstd_are_bounded(self, log: int) -> None:
-        """A window of 8 MiB is supported; a frame that asks for more is refused with what to do."""
+        """A zstd window of 8 MiB is supported; a frame that needs more is refused, and the error says what to do."""
         packed = zstd_bytes(b"[" + b" " * 100, window_log=log)
 
         if log <= 23:
@@ -251,7 +254,7 @@ class TestDamage:
 
 
 def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: bytes) -> Path:
-    """Write gzip of one block repeated: about a thousandth of its size."""
+    """Write a gzip file of one block repeated, about a thousandth of its content's size; return its path."""
     block = filler * (1_000_000 // len(filler))
     with igzip.open(path, "wb", compresslevel=1) as file:  # type: ignore[no-untyped-call]
         file.write(opening)
@@ -285,7 +288,7 @@ class TestBombs:
         assert measured.growth_mb < 20
 
     def test_members_without_end(self, tmp_path: Path) -> None:
-        """A hundred thousand members of a byte each are one stream."""
+        """100,000 gzip members of one byte each, a record, and 10 MB of zero padding are read as one stream."""
         path = tmp_path / "a.json.gz"
         path.write_bytes(gzip.compress(b" ") * 100_000 + gzip.compress(JSON) + bytes(10_000_000))
 

@@ -31,7 +31,7 @@ class TestOpen:
 
     @pytest.mark.parametrize("name", ["missing.json", "no/such/directory/a.json", "dangling"])
     def test_missing(self, tmp_path: Path, name: str) -> None:
-        """No such file, or a dangling link, is `SourceMissing`, with the setting that names it."""
+        """A file that does not exist, or a dangling link, is `SourceMissing`, with the setting that names it."""
         (tmp_path / "dangling").symlink_to("nowhere")
 
         with pytest.raises(SourceMissing, match=f"{name} not found; set ROLLING_INPUT"):
@@ -39,7 +39,7 @@ class TestOpen:
 
     @pytest.mark.parametrize("kind", ["directory", "fifo", "device", "below a file"])
     def test_not_a_file(self, tmp_path: Path, kind: str) -> None:
-        """A directory, a pipe without a writer and a device are refused at once."""
+        """A directory, a pipe without a writer, a device and a path below a file are refused at once."""
         path = tmp_path / kind
         if kind == "directory":
             path.mkdir()
@@ -55,7 +55,7 @@ class TestOpen:
             open_input_file(path)
 
     def test_a_link_is_followed(self, tmp_path: Path) -> None:
-        """The file that it points to is read."""
+        """The file to which a link points is read."""
         write_raw(tmp_path / "a.json", JSON)
         (tmp_path / "link").symlink_to("a.json")
 
@@ -63,7 +63,7 @@ class TestOpen:
             assert b"".join(input_file.chunks(CHUNK_BYTES)) == JSON
 
     def test_no_permission(self) -> None:
-        """A file of another user is `SourceUnreadable`; tried as an unprivileged user if this one is root."""
+        """A file without read permission is `SourceUnreadable`; a test that runs as root opens it as another user."""
         script = (
             "import os, sys\nfrom pathlib import Path\nfrom optimizer.source.local_file import LocalFile\n"
             "from optimizer.errors import SourceUnreadable\n"
@@ -108,12 +108,15 @@ class TestWhere:
     """The error says what is there instead of a file, and where a relative path was looked for."""
 
     def test_it_is_told_with_what_to_set(self, tmp_path: Path) -> None:
-        """A directory was probably meant as a pattern."""
+        """The error for a directory names the setting, and the pattern that was probably meant."""
         with pytest.raises(SourceUnreadable, match=rf"is a directory; set ROLLING_INPUT to .* or to {tmp_path}/\*"):
             open_input_file(tmp_path)
 
     def test_where_a_relative_path_was_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A worker often runs in another directory than its operator thinks."""
+        """The error for a relative path names the working directory.
+
+        A worker often runs in another directory than its operator thinks.
+        """
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SourceMissing, match=f"data/a.json not found in {tmp_path}; set ROLLING_INPUT"):
             open_input_file(Path("data/a.json"))
@@ -152,14 +155,17 @@ class TestChanges:
         assert self._content(path) == new
 
     def test_deleted(self, path: Path) -> None:
-        """A deleted file stays whole for its reader."""
+        """A file that is deleted while it is read is still read whole."""
         old = self._content(path)
 
         assert self._read_while(path, path.unlink) == old
 
     @pytest.mark.parametrize("what", ["append", "truncate", "empty", "rewrite", "touch"])
     def test_written_in_place(self, path: Path, what: str) -> None:
-        """Appending, truncating, emptying, overwriting with as many bytes, or only touching it is torn."""
+        """A file that is appended to, truncated, emptied, overwritten or touched while it is read is torn.
+
+        Overwriting it with as many bytes, and only touching it, count too.
+        """
         packed = path.read_bytes()
 
         def change() -> None:
@@ -180,7 +186,7 @@ class TestChanges:
             self._read_while(path, change)
 
     def test_what_to_do_is_told(self, path: Path) -> None:
-        """The message has both sizes and the remedy, whatever was inflated before."""
+        """The error for a file that was written to has both sizes, and the remedy, which is to rename a new file."""
         with open_input_file(path) as input_file:
             before = input_file.size_bytes
             with path.open("ab") as file:
@@ -189,7 +195,7 @@ class TestChanges:
                 input_file.check_unchanged()
 
     def test_a_run_says_torn_whatever_else_is_wrong(self, settings_without_redis: Settings) -> None:
-        """Damage in a file that is being written to is reported as that, and nothing is published.
+        """A file that is written to during a run is `SourceTorn`, whatever damage is read, and nothing is published.
 
         Given snapshots of a good file,
         When the next one is written in place while a run reads it, and so is malformed in the middle,
@@ -216,10 +222,10 @@ class TestChanges:
 
 
 class TestTimes:
-    """When a file was last written to, and when it came into its place."""
+    """The times at which a file was last written to, and at which it landed at its path."""
 
     def test_a_rename_is_later_than_the_last_write(self, tmp_path: Path) -> None:
-        """So is a link; the time that counts is of the file that was opened, whatever comes after."""
+        """A renamed file landed at its `ctime`; both times are of the opened file, even if it is replaced later."""
         path = write_raw(tmp_path / "a.json", JSON)
         os.utime(path, (1_700_000_000, 1_700_000_000.25))
         path.rename(tmp_path / "b.json")
@@ -230,7 +236,10 @@ class TestTimes:
             assert (input_file.modified_s, input_file.landed_s) == (1_700_000_000.25, stat.st_ctime)
 
     def test_it_never_lands_before_it_was_written(self, tmp_path: Path) -> None:
-        """As by a clock that was put back, or a time that a copy kept."""
+        """A file whose `mtime` is later than its `ctime` landed at its `mtime`.
+
+        This happens after a clock was set back, or if a copy has kept the time.
+        """
         path = write_raw(tmp_path / "a.json", JSON)
         touch_later(path)
 
@@ -239,17 +248,17 @@ class TestTimes:
 
 
 class TestFingerprint:
-    """It is equal for an unchanged file, and different for any other."""
+    """The fingerprint is equal for an unchanged file, and different for any other."""
 
     def test_it_stays(self, tmp_path: Path) -> None:
-        """It is the same when the file is opened again, or by another name."""
+        """The fingerprint is the same when the file is opened again, or by another name."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
         (tmp_path / "link").symlink_to(path)
 
         assert len({self._of(path), self._of(path), self._of(tmp_path / "link")}) == 1
 
     def test_it_changes(self, tmp_path: Path) -> None:
-        """It changes with the content, the length, the time and the inode."""
+        """The fingerprint changes with the content, the length, the time and the inode."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
         fingerprints = [self._of(path)]
         stamp = path.stat().st_mtime_ns
@@ -271,7 +280,7 @@ class TestFingerprint:
 
     @pytest.mark.parametrize("size", range(10))
     def test_files_shorter_than_a_trailer(self, tmp_path: Path, size: int) -> None:
-        """A few bytes have a fingerprint too."""
+        """A file that is shorter than gzip's trailer of 8 bytes has a fingerprint too, which ends with its bytes."""
         (tmp_path / "a").write_bytes(b"x" * size)
 
         assert self._of(tmp_path / "a").endswith(f"-{(b'x' * min(size, 8)).hex()}")

@@ -21,7 +21,7 @@ from tests.support.rolling_files import write_json
 
 
 def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Settings, tmp_path: Path) -> None:
-    """Its name is not a pattern then, but one input; until the file exists, the pattern counts."""
+    """A file whose name looks like a pattern is one input; until it exists, its name is used as a pattern."""
     odd = tmp_path / "in" / "brain[ab].json.gz"
     settings = replace(settings_without_redis, input=odd, source="")
     write_json(tmp_path / "in" / "braina.json.gz", OLD)
@@ -38,7 +38,7 @@ def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Sett
 
 @given(st.lists(st.text("ab[]*?!-", min_size=1, max_size=5), min_size=1, max_size=4))
 def test_whatever_is_there_is_found_under_its_name(pieces: list[str]) -> None:
-    """By its name, below directories of any name, and by a pattern below such directories."""
+    """A file is found by its name, and by a pattern, below directories of any names, also with wildcards in them."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, *pieces, "x[1].json")
         path.parent.mkdir(parents=True)
@@ -77,7 +77,10 @@ def test_whatever_is_there_is_found_under_its_name(pieces: list[str]) -> None:
 def test_a_pattern_without_a_match_says_where_it_looked(
     settings_without_redis: Settings, tmp_path: Path, there: list[str], pattern: str, said: str
 ) -> None:
-    """The error has the directory's absolute path, whether it exists, and what it holds instead."""
+    """The error for a pattern without a match has the directory, whether it exists, and what it holds instead.
+
+    The directory is shown by its absolute path.
+    """
     for name in there:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"")
@@ -91,7 +94,7 @@ def test_a_pattern_without_a_match_says_where_it_looked(
 def test_a_relative_pattern_is_shown_with_the_workers_directory(
     settings_without_redis: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is often another than its operator thinks."""
+    """The error for a relative pattern has the worker's directory, which is often another than its operator thinks."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         SourceMissing, match=rf"data/\*.json matches no file: the directory {tmp_path}/data does not exist"
@@ -100,7 +103,7 @@ def test_a_relative_pattern_is_shown_with_the_workers_directory(
 
 
 def test_a_directory_that_may_not_be_listed_is_told(settings_without_redis: Settings) -> None:
-    """Such a directory must not look empty."""
+    """The error says that a directory may not be listed, so that the directory does not look empty."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         locked = Path(directory, "in")

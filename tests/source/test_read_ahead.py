@@ -1,4 +1,4 @@
-"""Reading ahead on a thread gives the same chunks and errors, and leaves nothing when it is stopped."""
+"""Reading ahead on a thread gives the same chunks and errors, and leaves no thread when it is stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def threads() -> list[str]:
 
 
 class Chunks:
-    """So many numbered chunks; records how many were produced, on which thread, and whether it was closed."""
+    """A generator of `count` numbered chunks, and then an error if one is given.
+
+    It records how many chunks it has produced, and on which thread it was closed.
+    """
 
     def __init__(self, count: int, error: Exception | None = None) -> None:
         self.count, self.error = count, error
@@ -38,7 +41,7 @@ class Chunks:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1_000])
 def test_all_chunks_come_in_order(count: int) -> None:
-    """No chunk is lost, whether there are fewer or more than it reads ahead; the thread has ended at the end."""
+    """All chunks arrive in order, whether there are fewer or more than are read ahead; then the thread ends."""
     chunks = Chunks(count)
 
     with read_ahead(chunks()) as ahead:
@@ -50,7 +53,7 @@ def test_all_chunks_come_in_order(count: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 2, 50])
 def test_an_error_comes_in_its_place(count: int) -> None:
-    """It is raised after the chunks before it, unchanged."""
+    """An error of the generator is raised unchanged, after the chunks before it."""
     error = EOFError("torn")
     chunks: list[bytes] = []
 
@@ -64,7 +67,7 @@ def test_an_error_comes_in_its_place(count: int) -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 7])
 def test_stopping_early_leaves_no_thread(taken: int) -> None:
-    """If the caller fails amid the chunks, the generator is closed on the thread that used it."""
+    """If the caller fails before the last chunk, the generator is closed on the thread that used it, which ends."""
     chunks = Chunks(10**9)
 
     with pytest.raises(ZeroDivisionError), read_ahead(chunks()) as ahead:
@@ -75,7 +78,7 @@ def test_stopping_early_leaves_no_thread(taken: int) -> None:
 
 
 def test_a_few_chunks_are_ahead_and_no_more() -> None:
-    """Memory is bounded, however slowly the chunks are consumed."""
+    """At most three chunks are ahead of the caller, so memory is bounded, however slowly the chunks are consumed."""
     chunks = Chunks(100)
 
     with read_ahead(chunks()) as ahead:
@@ -86,7 +89,7 @@ def test_a_few_chunks_are_ahead_and_no_more() -> None:
 
 
 def test_a_time_limit_interrupts_the_wait() -> None:
-    """Celery's soft limit raises in a signal handler: it ends the wait for an input that blocks."""
+    """An error that a signal handler raises, as Celery's soft limit does, ends the wait for an input that blocks."""
     hangs = threading.Event()
 
     def chunks() -> Generator[bytes]:

@@ -1,4 +1,4 @@
-"""Inputs in an object store give what the same local file gives, or an error within seconds."""
+"""An input in an object store gives the same result as the same local file, or an error within a minute."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 
 @pytest.fixture
 def place(s3: S3Server, tmp_path: Path) -> Url:
-    """A place in the bucket for one test."""
+    """A URL in the bucket for the objects of one test."""
     return s3.bucket / tmp_path.name
 
 
 @pytest.fixture
 def remote_settings(settings_without_redis: Settings, place: Url) -> Settings:
-    """An input by URL, outputs in a directory."""
+    """Settings with an object as the input, and outputs in a directory."""
     return replace(settings_without_redis, input=place / "rolling_brain.json.gz")
 
 
@@ -57,7 +57,7 @@ def as_gz(tmp_path: Path, value: object) -> bytes:
 def test_an_object_gives_the_snapshots_of_the_same_file(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path, name: str
 ) -> None:
-    """Over several blocks, compressed or not."""
+    """A gzipped object, and a plain one of several blocks, give the same symbols and sizes as the local file."""
     file = tmp_path / name
     write_sample(file, symbols=400, points=500)
     assert name.endswith(".gz") or file.stat().st_size > 2 * BLOCK_BYTES
@@ -79,7 +79,7 @@ def test_an_object_gives_the_snapshots_of_the_same_file(
 def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """The ETag decides; the same bytes put again are unchanged."""
+    """An object with the same ETag, as after the same bytes were put again, is not scanned; a replaced one is."""
     old = as_gz(tmp_path, OLD)
     s3.put(place / "rolling_brain.json.gz", old)
     first = optimize(remote_settings, use_cache=False)
@@ -96,7 +96,7 @@ def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
 def test_an_object_that_is_replaced_amid_the_scan_is_torn(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """What was read is not published, and the next run reads the new object."""
+    """An object that is replaced during the scan is torn: nothing is published, and the next run reads the new one."""
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
     optimize(remote_settings, use_cache=False)
     write_sample(tmp_path / "big.json.gz", symbols=500, points=2_000)
@@ -113,7 +113,7 @@ def test_an_object_that_is_replaced_amid_the_scan_is_torn(
 
 
 def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> None:
-    """S3 refuses a range of another version; bytes of two are never mixed, even if both are uncompressed."""
+    """S3 refuses a range of another version, so bytes of two are never mixed, even if both are uncompressed."""
     one, other = b"1" * (40 << 20), b"2" * (40 << 20)
     s3.put(place / "rolling_brain.json", one)
 
@@ -129,7 +129,7 @@ def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> N
 
 
 def test_an_object_cut_short_is_torn(remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path) -> None:
-    """Its gzip ends early, as in a local file."""
+    """An object whose gzip data ends early is torn, like such a local file."""
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD)[:-9])
     with pytest.raises(SourceTorn, match="ends early"):
         optimize(remote_settings, use_cache=False)
@@ -140,21 +140,21 @@ def test_an_object_cut_short_is_torn(remote_settings: Settings, s3: S3Server, pl
 
 @pytest.mark.parametrize("where", ["key", "bucket"])
 def test_what_is_not_there_is_missing(place: Url, where: str) -> None:
-    """The message has the URL, and says that the bucket may be what is missing."""
+    """A missing key or bucket is `SourceMissing`; the message has the URL, and says that the bucket may be missing."""
     url = place / "none.json.gz" if where == "key" else Url("s3://no-such-bucket-here/a.json.gz")
     with pytest.raises(SourceMissing, match=f"{url} not found, or there is no such bucket; set ROLLING_INPUT"):
         open_input_file(url)
 
 
 def test_what_only_has_others_below_it_is_no_input(s3: S3Server, place: Url) -> None:
-    """It is refused, as a directory is."""
+    """A URL that is no object, and only has objects below it, is refused like a directory."""
     s3.put(place / "a/b.json", b"{}")
     with pytest.raises(SourceUnreadable, match="is no object"):
         open_input_file(place / "a")
 
 
 def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
-    """The error comes at once, with what to check."""
+    """If the store denies access, the error says to check the credentials."""
     own_s3.start()
     own_s3.refuse_strangers()
     with pytest.raises(SourceUnreadable, match=f"{own_s3.bucket}/a.json: PermissionError: .*check .* the credentials"):
@@ -162,7 +162,7 @@ def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
 
 
 def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boto's error is not an `OSError`; it is translated to `SourceUnreadable` as well."""
+    """Without credentials the error is `SourceUnreadable` and names them, though boto's error is not an `OSError`."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SourceUnreadable, match=r"NoCredentialsError: .*check .* the credentials"):
@@ -170,7 +170,10 @@ def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: p
 
 
 def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> None:
-    """On opening and amid an object, though the libraries would retry for minutes."""
+    """A server that is down, at the opening or during the reading of an object, is an error within 30 s.
+
+    The libraries would retry for minutes.
+    """
     began = time.monotonic()
     with pytest.raises(
         SourceUnreadable, match=r"EndpointConnectionError: connection refused by 127.0.0.1:\d+: .*check the network"
@@ -188,7 +191,7 @@ def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> N
 
 
 def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It accepts connections and never answers."""
+    """A server that accepts connections and never responds is an error within a minute."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -203,7 +206,11 @@ def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.Mon
 
 
 def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
-    """Full URLs in order; a leading dot means still being written, a trailing slash is a directory's placeholder."""
+    """A pattern matches objects by their full URLs, in order.
+
+    It leaves out names with a leading dot, which are still being written, unless it has the dot itself, and names with
+    a trailing slash, which are placeholders of directories.
+    """
     for name in ("b.json", "a.json", ".c.json", "deep/d.json", ".deep/e.json", "dir.json/"):
         s3.put(Url(f"{place}/{name}"), b"{}")
 
@@ -218,7 +225,7 @@ def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
 def test_a_key_that_is_there_wins_over_the_pattern(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """Its brackets are ordinary characters then."""
+    """An object whose key looks like a pattern is one input; until it exists, the brackets in it are wildcards."""
     odd = place / "brain[ab].json.gz"
     s3.put(place / "braina.json.gz", as_gz(tmp_path, OLD))
     assert expand(odd) == [place / "braina.json.gz"]
@@ -230,14 +237,14 @@ def test_a_key_that_is_there_wins_over_the_pattern(
 
 
 def test_a_pattern_without_a_match_names_where_it_looked(remote_settings: Settings, s3: S3Server, place: Url) -> None:
-    """The error has the part before the first wildcard."""
+    """The error for a pattern without a match has the directory before the first wildcard."""
     s3.put(place / "deep/a.json", b"{}")
     with pytest.raises(SourceMissing, match=rf"matches no file: nothing of that name lies below {place}/deep/, or"):
         optimize(replace(remote_settings, input=place / "deep/b*.json"), use_cache=False)
 
 
 def test_other_stores_are_read_alike(tmp_path: Path) -> None:
-    """Without an ETag, all that the store says of an object is its fingerprint."""
+    """An object in a store without ETags is read, and torn if it is replaced: all its metadata is the fingerprint."""
     url = parse_location(f"memory://{tmp_path.name}/a.json.gz")
     assert isinstance(url, Url)
     store = fsspec.filesystem("memory")
@@ -255,7 +262,7 @@ def test_other_stores_are_read_alike(tmp_path: Path) -> None:
 
 
 def test_an_object_is_as_old_as_the_store_says(s3: S3Server, place: Url) -> None:
-    """From its put, all at once, by the store's clock in whole seconds."""
+    """An object was written and landed at the time of its put, by the store's clock in whole seconds."""
     before_s = int(time.time())
     s3.put(place / "a.json", b"[1]")
     with open_input_file(place / "a.json") as input_file:
@@ -289,7 +296,7 @@ NOON: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
 def test_each_store_names_the_time_in_its_own_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], modified_s: float | None
 ) -> None:
-    """What cannot be read as a time is unknown, and the object is read all the same."""
+    """The time is read from the metadata of each kind of store; a value that is no time is unknown, and is no error."""
     url = parse_location(f"memory://{tmp_path.name}/a.json")
     assert isinstance(url, Url)
     store = fsspec.filesystem("memory")
@@ -307,7 +314,10 @@ def test_each_store_names_the_time_in_its_own_way(
 
 
 def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Url) -> None:
-    """A child uses neither thread nor connections of the parent's file systems, and the parent keeps them."""
+    """A forked child reads an object after its parent has, and then the parent reads it again.
+
+    The child uses neither thread nor connections of the parent's file systems, and the parent keeps them.
+    """
     s3.put(place / "a.json", b"[1]")
 
     def read() -> bytes:
@@ -338,7 +348,7 @@ def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Ur
 def test_runs_leave_no_descriptor_and_no_thread(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """All ticks of one process use the connections of the first."""
+    """40 more runs in one process add at most two descriptors and two threads, since all use the same connections."""
 
     def held() -> tuple[int, int]:
         return len([*Path("/proc/self/fd").iterdir()]), len([*Path("/proc/self/task").iterdir()])
@@ -359,7 +369,7 @@ def test_runs_leave_no_descriptor_and_no_thread(
 def test_a_worker_reads_and_writes_objects_tick_after_tick(
     settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """Several forked children take ticks, and a replaced object is published."""
+    """A worker's forked children read and write objects at each tick, and a replaced object is published."""
     settings = replace(settings, input=place / "rolling_brain.json.gz", output_dir=place / "out")
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, {"AAPL": a_record()}))
 

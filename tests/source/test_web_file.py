@@ -1,4 +1,4 @@
-"""Inputs on web servers give what the same local file gives, or an error that names its cause."""
+"""An input on a web server gives the same result as the same local file, or an error that names its cause."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def pages() -> Iterator[Pages]:
 
 @pytest.fixture
 def web_settings(settings_without_redis: Settings, pages: Pages) -> Settings:
-    """A presigned input, outputs in a directory."""
+    """Settings with a presigned URL as the input, and outputs in a directory."""
     return replace(settings_without_redis, input=Url(f"{pages.url}/rolling_brain.json.gz{QUERY}"))
 
 
 def read(url: str) -> bytes:
-    """The JSON of an input, which is checked at the end."""
+    """Read the JSON of an input, and check at the end that it has not changed."""
     with open_input_file(Url(url)) as input_file:
         data = b"".join(input_file.chunks(1 << 16))
         input_file.check_unchanged()
@@ -67,7 +67,10 @@ def read(url: str) -> bytes:
 def test_a_file_gives_the_snapshots_of_the_same_local_one(
     web_settings: Settings, pages: Pages, tmp_path: Path, left_out: tuple[str, ...], packed: bool
 ) -> None:
-    """Whichever header is missing, the file is read and recognised again; its size may be unknown before."""
+    """A file gives the same symbols as the local one, and is then unchanged, whichever headers are missing.
+
+    Its size may be unknown before it is read.
+    """
     for name in filter(None, left_out):
         setattr(pages, name, "" if name == "last_modified" else False)
     write_sample(tmp_path / "a.json.gz", symbols=60, points=300)
@@ -88,7 +91,7 @@ def test_a_file_gives_the_snapshots_of_the_same_local_one(
 
 
 def test_a_new_signature_is_no_new_input(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
-    """The fingerprint depends on the file alone, and holds nothing of the query."""
+    """An input whose URL has a new signature is unchanged: the fingerprint is of the file alone, without the query."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     first = optimize(web_settings, use_cache=False)
     renewed = replace(web_settings, input=Url(f"{pages.url}/rolling_brain.json.gz?X-Amz-Signature=another"))
@@ -104,7 +107,7 @@ def test_a_new_signature_is_no_new_input(web_settings: Settings, pages: Pages, t
 
 
 def test_a_replaced_file_is_scanned(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
-    """Its validator has changed."""
+    """A replaced file is scanned, since its validator has changed."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     optimize(web_settings, use_cache=False)
     pages.data = write_json(tmp_path / "b.json.gz", NEW).read_bytes()
@@ -114,7 +117,7 @@ def test_a_replaced_file_is_scanned(web_settings: Settings, pages: Pages, tmp_pa
 
 @pytest.mark.parametrize("when", ["before", "amid"])
 def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, tmp_path: Path, when: str) -> None:
-    """Between opening and reading it, and amid reading; the next run reads the new file."""
+    """A file that is replaced before or during its reading is torn, and the next run reads the new file."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     new = write_json(tmp_path / "b.json.gz", NEW).read_bytes()
     if when == "before":
@@ -131,12 +134,15 @@ def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, t
 
 
 def test_an_empty_file_has_no_first_byte(pages: Pages) -> None:
-    """The server answers 416 to the range; then the whole file is requested."""
+    """An empty file is read: the server responds to the range with 416, and then the whole file is requested."""
     assert read(f"{pages.url}/a.json") == b""
 
 
 def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
-    """It is asked not to; if it does, or labels a gzip file so, it is gzip like any; double compression is named."""
+    """What a server compresses, or labels as gzip, is read as gzip; the error for double compression names it.
+
+    Requests ask for `identity`, so a server should not compress.
+    """
     pages.headers["Content-Encoding"] = "gzip"
     pages.data = gzip.compress(b"[1]")
     assert read(f"{pages.url}/a.json") == b"[1]"
@@ -148,7 +154,7 @@ def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
 
 
 def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
-    """The other host is sent neither query nor password."""
+    """A redirect is followed, and the other host receives neither the query nor a password."""
     with serving() as other:
         other.data = b"[1]"
         pages.status, pages.headers = 302, {"Location": f"{other.url}/b.json"}
@@ -159,7 +165,7 @@ def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
 
 
 def test_an_iterator_may_be_begun_again(pages: Pages) -> None:
-    """As with a local file."""
+    """Chunks can be read again from the beginning after an abandoned iteration, as with a local file."""
     pages.data = gzip.compress(b"[" + b"1," * 400_000 + b"1]", 0)
     with open_input_file(Url(f"{pages.url}/a.json.gz")) as input_file:
         first = next(input_file.chunks(1 << 16))
@@ -170,7 +176,7 @@ def test_an_iterator_may_be_begun_again(pages: Pages) -> None:
 
 
 def test_bytes_after_the_gzip_are_found(pages: Pages) -> None:
-    """The file is requested once more to find them."""
+    """Bytes after the end of the gzip data are an error with their position; the file is requested again to find it."""
     packed = gzip.compress(os.urandom(40_000).hex().encode())
     pages.data = packed + b"\n"
     with pytest.raises(SourceTorn, match=rf"gzip data ends at byte {len(packed):,} of the file"):
@@ -181,17 +187,17 @@ def test_bytes_after_the_gzip_are_found(pages: Pages) -> None:
 
 
 def refused(_: Pages) -> str:
-    """A port without a listener."""
+    """The URL of a port without a listener."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 def unknown_name(_: Pages) -> str:
-    """A host name that is reserved for not existing."""
+    """A URL whose host name is reserved for not existing."""
     return "http://nothing.invalid"
 
 
 def answering(status: int) -> Callable[[Pages], str]:
-    """A status with a reason that quotes the URL."""
+    """Make the server respond with a status, and with a body that quotes the query."""
 
     def prepare(pages: Pages) -> str:
         pages.status, pages.data = status, f"no {QUERY}".encode()
@@ -201,25 +207,25 @@ def answering(status: int) -> Callable[[Pages], str]:
 
 
 def hanging(pages: Pages) -> str:
-    """It accepts connections and never answers."""
+    """Make the server accept connections and never respond."""
     pages.hangs = True
     return pages.url
 
 
 def cut(pages: Pages) -> str:
-    """The connection is closed amid the file."""
+    """Make the server close the connection after 50,000 of 200,000 bytes."""
     pages.data, pages.cut_after = os.urandom(100_000).hex().encode(), 50_000
     return pages.url
 
 
 def unmarked(pages: Pages) -> str:
-    """No header distinguishes one version from another."""
+    """Make the server send no header that distinguishes one version from another."""
     pages.data, pages.etag, pages.last_modified = b"[1]", False, ""
     return pages.url
 
 
 def redirecting(location: str) -> Callable[[Pages], str]:
-    """A redirect to itself, or to another kind of server."""
+    """Make the server redirect to a location, or to itself if that is empty."""
 
     def prepare(pages: Pages) -> str:
         pages.status = 302
@@ -230,7 +236,7 @@ def redirecting(location: str) -> Callable[[Pages], str]:
 
 
 def holding(data: bytes) -> Callable[[Pages], str]:
-    """A file in another format."""
+    """Make the server send these bytes as the file."""
 
     def prepare(pages: Pages) -> str:
         pages.data = data
@@ -240,7 +246,7 @@ def holding(data: bytes) -> Callable[[Pages], str]:
 
 
 def not_http(pages: Pages) -> str:
-    """Another kind of server listens there."""
+    """Make the server send a header that is too long for HTTP, as another kind of server may."""
     pages.headers["Bad"] = "x\r\nno colon at all" + "y" * 70_000
     return pages.url
 
@@ -283,7 +289,10 @@ def test_each_failure_has_its_cause_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No secret is in the message, in the traceback of all chained errors, or in the logs at DEBUG."""
+    """Each failure is an error that names its cause, and shows no secret of the URL.
+
+    No secret is in the message, in the traceback of all chained errors, or in the logs at DEBUG.
+    """
     monkeypatch.setattr(web_file, "ANSWER_TIMEOUT_S", 1)
     caplog.set_level(logging.DEBUG)
     prepare, error, said = FAILURES[kind]
@@ -333,7 +342,7 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
     def sockets() -> int:
         count = 0
         for entry in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):  # the descriptor that lists them
+            with suppress(OSError):  # the descriptor of this listing is closed by then
                 count += str(entry.readlink()).startswith("socket:")
         return count
 
@@ -354,7 +363,10 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
     ids=["now", "RFC 850", "asctime"],
 )
 def test_its_time_is_what_the_server_says(pages: Pages, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each form that a server may send (RFC 9110 section 5.6.7), all in UTC wherever this machine is."""
+    """`Last-Modified` is read in each form that a server may send (RFC 9110 section 5.6.7).
+
+    All are in UTC, in whatever time zone this machine is.
+    """
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     pages.data, pages.last_modified = b"[1]", text
@@ -368,7 +380,7 @@ def test_its_time_is_what_the_server_says(pages: Pages, text: str, monkeypatch: 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Nov 99999 08:49:37 GMT"])
 def test_a_time_that_cannot_be_read_is_unknown(pages: Pages, text: str) -> None:
-    """The file is read all the same."""
+    """If `Last-Modified` is missing or no valid date, the time is unknown, and the file is still read."""
     pages.data, pages.last_modified = b"[1]", text
     with open_input_file(Url(f"{pages.url}/a.json")) as file:
         assert (file.modified_s, file.landed_s) == (None, None)
@@ -376,7 +388,7 @@ def test_a_time_that_cannot_be_read_is_unknown(pages: Pages, text: str) -> None:
 
 
 def test_it_is_an_input_file(pages: Pages) -> None:
-    """It has a location, a size and a position, like any other."""
+    """A file on a web server is an `InputFile` with a location, a size and a position, like any other."""
     pages.data = b"[1]"
     url = Url(f"{pages.url}/a.json")
     with open_input_file(url) as file:

@@ -1,4 +1,4 @@
-"""Under which path a message names what is being written."""
+"""The path by which messages name a file that is being written."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from optimizer.storage.durable import partial_link, shown_path
     ],
 )
 def test_a_path_is_shown_as_it_will_be(path: str, shown: str) -> None:
-    """Not under the temporary name, which no user has set; other paths stay."""
+    """A temporary name, which no user has set, is shown as the final path; other paths stay as they are."""
     assert shown_path(path) == shown
 
 
 def test_the_link_of_a_replacement_is_shown_as_the_link() -> None:
-    """`replace_link` makes it before its rename."""
+    """The temporary link, which `replace_link` makes before its rename, is shown as the final link."""
     assert shown_path(partial_link(Path("/out/current"))) == "/out/current"

@@ -26,7 +26,7 @@ INFO = RequestInfo(yarl.URL(URL), "GET", CIMultiDictProxy(CIMultiDict()))
 
 
 def beneath(outer: BaseException, inner: BaseException) -> BaseException:
-    """An error that was raised from another."""
+    """Return `outer` as if it had been raised from `inner`."""
     outer.__cause__ = inner
     return outer
 
@@ -71,7 +71,7 @@ ERRORS: list[tuple[BaseException, str]] = [
 
 @pytest.mark.parametrize(("error", "said"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 def test_each_has_its_cause_and_no_secret(error: BaseException, said: str) -> None:
-    """Errors of urllib, aiohttp, botocore and s3fs, at any depth of chaining."""
+    """An error of urllib, aiohttp, botocore or s3fs, also a chained one, gives a line with its cause and no secret."""
     text = cause_of(error)
     assert re.match(f".*{said}", text), text
     assert "SECRET" not in text
@@ -80,5 +80,5 @@ def test_each_has_its_cause_and_no_secret(error: BaseException, said: str) -> No
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_whatever_stands_round_a_url(before: str, after: str) -> None:
-    """Query and login are removed from the text of an unknown error."""
+    """Query and login of a URL are removed from the text of an unknown error, whatever text surrounds the URL."""
     assert "SECRET" not in cause_of(ValueError(f"{before} {URL} {after}"))

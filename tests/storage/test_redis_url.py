@@ -41,7 +41,7 @@ from tests.support.rolling_files import a_record, write_json
     ],
 )
 def test_a_url_is_written_for_each_library(url: str, for_redis_py: str, for_kombu: str) -> None:
-    """Database, login and socket mean the same to both."""
+    """A URL is written once for redis-py and once for kombu, with the same database, login and socket."""
     parsed = RedisUrl.parse(url)
     assert (parsed.for_redis_py(), parsed.for_kombu()) == (for_redis_py, for_kombu)
 
@@ -60,7 +60,7 @@ def test_a_url_is_written_for_each_library(url: str, for_redis_py: str, for_komb
 def test_tls_means_the_same_to_all(
     query: str, certificates: ssl.VerifyMode, hostname: bool, files: dict[str, str]
 ) -> None:
-    """Certificates and host names are checked unless the URL says otherwise, by redis-py, broker and results."""
+    """redis-py, the broker and the result backend check certificates and host names unless the URL says otherwise."""
     url = RedisUrl.parse(f"rediss://h{query}")
     celery = Celery(set_as_current=False)
     celery.conf.update(broker_use_ssl=url.tls_for_kombu(), redis_backend_use_ssl=url.tls_for_kombu())
@@ -82,7 +82,10 @@ def test_tls_means_the_same_to_all(
     ["redis://:a%26b@h:7/3", "unix://:a%26b@/r.sock?db=3", "redis+socket:///r.sock?password=a%26b&virtual_host=3"],
 )
 def test_redis_py_reads_password_and_database(url: str) -> None:
-    """The library itself is the oracle; a worker below shows that kombu reads its own spelling."""
+    """redis-py reads password and database from the URL that is written for it; the library itself is the oracle.
+
+    A worker in a test below shows that kombu reads its own spelling.
+    """
     options = redis.ConnectionPool.from_url(RedisUrl.parse(url).for_redis_py()).connection_kwargs
     assert (options["password"], options["db"]) == ("a&b", 3)
 
@@ -120,13 +123,19 @@ def test_redis_py_reads_password_and_database(url: str) -> None:
     ],
 )
 def test_what_a_library_would_stumble_over_is_refused(url: str, said: str) -> None:
-    """The error comes at the start and names the option, instead of a traceback from a constructor."""
+    """A URL that a library cannot use is refused when it is parsed.
+
+    The error names the option, instead of a traceback from a constructor later.
+    """
     with pytest.raises(ValueError, match=said):
         RedisUrl.parse(url)
 
 
 def test_sentinels_are_written_for_each_library() -> None:
-    """Celery needs a URL for each, and the name of the master and the Sentinels' login beside them."""
+    """Celery gets a URL for each Sentinel, and the master's name and the Sentinels' login beside them as options.
+
+    redis-py gets a URL for each too, and both spellings of the URL mean the same.
+    """
     url = RedisUrl.parse("redis+sentinel://u:p%2F@h1,[::1]:7/my-master/3?sentinel_password=s%26&sentinel_username=w")
     assert url == RedisUrl.parse(
         "sentinel://u:p%2F@h1:26379,[::1]:7/my-master/3?sentinel_username=w&sentinel_password=s%26"
@@ -144,7 +153,7 @@ def test_sentinels_are_written_for_each_library() -> None:
 
 
 def test_the_nodes_of_a_cluster_have_one_login() -> None:
-    """They have database 0, and the options of TLS."""
+    """Each node of a cluster has the URL's login and options of TLS, and database 0."""
     url = RedisUrl.parse("rediss+cluster://:p@h1,h2:7?ssl_cert_reqs=none")
     assert url.nodes() == [("h1", 6379), ("h2", 7)]
     query = "ssl_cert_reqs=none&ssl_check_hostname=false"
@@ -155,20 +164,26 @@ def test_the_nodes_of_a_cluster_have_one_login() -> None:
 
 @pytest.mark.parametrize("scheme", ["redis+sentinel", "sentinel", "rediss+cluster"])
 def test_passwords_of_sentinels_and_clusters_are_not_shown(scheme: str) -> None:
-    """Neither those of the data servers nor those of the Sentinels."""
+    """A redacted URL shows neither the password of the data servers nor the login of the Sentinels."""
     shown = redact_url(f"{scheme}://u:hidden1@h1,h2/m/0?sentinel_password=hidden2&sentinel_username=hidden3")
     assert "hidden" not in shown
     assert "h1,h2/m/0" in shown
 
 
 def test_every_option_but_the_password_may_be_shown() -> None:
-    """Redaction, which is below the parser, has its own list of the options that are no secrets."""
+    """Redaction may show every option that the parser takes except the password.
+
+    Redaction is in a layer below the parser, so it has its own list of the options that are no secrets.
+    """
     assert set(PUBLIC_OPTIONS) == (TLS_QUERY | SOCKET_QUERY) - {"password"}
 
 
 @pytest.mark.slow
 def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: Path, own_redis: RedisServer) -> None:
-    """Cache and broker use the same server and database, in either spelling."""
+    """Over a Unix socket, cache and broker use the same server, password and database, each in its own spelling.
+
+    Database 0, which is not the one in the URL, stays empty.
+    """
     socket = tmp_path / "r.sock"
     own_redis.start("--unixsocket", str(socket))
     with own_redis.client as client:

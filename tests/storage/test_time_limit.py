@@ -12,7 +12,7 @@ from tests.support.redis_servers import wait_until
 
 
 def test_it_returns_what_the_work_returns_or_raises() -> None:
-    """Like a plain call of the function."""
+    """A call within its limit returns or raises the same as a plain call of the function."""
     limited = TimeLimit(5.0)
     assert limited(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
@@ -20,7 +20,10 @@ def test_it_returns_what_the_work_returns_or_raises() -> None:
 
 
 def test_what_hangs_is_given_up_and_nothing_is_begun_beside_it() -> None:
-    """Until the blocked call ends, each further call fails at once; then calls work as before."""
+    """A call that hangs is abandoned at its limit; until it ends, further calls fail at once and start nothing.
+
+    Then calls work as before.
+    """
     limited = TimeLimit(0.05)
     goes_on, begun = threading.Event(), []
     with pytest.raises(OSError, match=r"no answer in 0\.05 s"):

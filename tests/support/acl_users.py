@@ -41,6 +41,6 @@ def secrets_in(data: bytes | str) -> list[str]:
 def forms_of(word: str) -> Iterator[bytes]:
     """The forms in which a secret may occur: plain, as in a URL, as JSON escapes it, in base64 at any offset."""
     yield from {word.encode(), quote(word, safe="").encode(), quote(word).encode(), json.dumps(word)[1:-1].encode()}
-    for before in range(3):  # preceding bytes shift it by bits
+    for before in range(3):  # the bytes before it shift its digits by bits
         digits = base64.b64encode(b" " * before + word.encode())
         yield digits[-(-before * 8 // 6) : -4]

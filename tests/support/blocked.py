@@ -19,12 +19,12 @@ def member(data: bytes, kind: str, *, flags: int = 0, before: bytes = b"", level
     """One member with its size in the header.
 
     Args:
-        data: What it holds.
-        kind: The name of the subfield; empty for none.
+        data: The data to compress.
+        kind: The name of the subfield with the size; empty for none.
         flags: `FHCRC`, `FNAME`, `FCOMMENT`.
-        before: Other subfields, before that one.
-        level: Of zlib.
-        error: How much the size is too large.
+        before: Other subfields, which are written before it.
+        level: The level of zlib.
+        error: How much larger the stated size is than the real one.
     """
     packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = packer.compress(data) + packer.flush()
@@ -44,7 +44,7 @@ def member(data: bytes, kind: str, *, flags: int = 0, before: bytes = b"", level
 
 
 def blocked(data: bytes, kind: str = "MZ", block_bytes: int = 1 << 20, *, level: int = 1) -> bytes:
-    """A whole file."""
+    """Return a whole file of blocked gzip, in members of `block_bytes` of data each."""
     edges = [*range(0, len(data), block_bytes), len(data)]
     pieces = [data[begin:end] for begin, end in itertools.pairwise(edges)]
     return b"".join(member(piece, kind, level=level) for piece in pieces) + (BGZF_END if kind == "BC" else b"")

@@ -24,7 +24,7 @@ _JUNK = [
 
 
 class BrokenDocuments:
-    """Generates files from one seed."""
+    """A generator of files from one seed."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -44,7 +44,7 @@ class BrokenDocuments:
         return bytes(data)
 
     def cuts(self, data: bytes) -> list[bytes]:
-        """Return the same bytes, cut at some places."""
+        """Return the same bytes in pieces, cut at up to four random places."""
         places = sorted(self._rng.randrange(len(data) + 1) for _ in range(self._rng.randrange(5)))
         return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
 

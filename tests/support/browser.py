@@ -60,7 +60,7 @@ def chromium_executable() -> str:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A Chromium that ends with the block."""
+    """Start a Chromium, which ends with the `with` block."""
     executable = chromium_executable()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
@@ -87,7 +87,7 @@ class Watched:
         )
 
     def open(self) -> Page:
-        """Load the dashboard until it shows its data; before, its parts exist, but take neither focus nor keys."""
+        """Load the dashboard, and wait until it shows its data; before that, its parts take neither focus nor keys."""
         self.page.goto(self.url)
         expect(self.page.locator("body[data-told]")).to_be_attached()
         return self.page
@@ -130,7 +130,7 @@ class Web:
         self.stop()
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start the process and wait until it listens."""
         with self._log.open("ab") as log:
             self._process = spawn(command_line("web", "--port", self.port), self._environ, ".", log)
         try:
@@ -141,7 +141,7 @@ class Web:
             raise
 
     def stop(self) -> None:
-        """Stop it, as a supervisor would."""
+        """Stop the process by SIGTERM, as a supervisor does, and kill it if it does not end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:

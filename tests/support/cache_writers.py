@@ -43,7 +43,7 @@ def a_cache(url: str, *, interval_s: float = 30.0) -> Iterator[CacheClient]:
 
 
 def publish(cache: CacheClient, snapshots: SnapshotSet) -> None:
-    """Publish as the only run does."""
+    """Publish a set under the lock, as a run does while no other run is active."""
     writer = VersionWriter(cache)
     with SourceLock(cache).acquire() as lock:
         assert lock.held

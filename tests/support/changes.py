@@ -45,7 +45,7 @@ def kinds_of(content: VersionContent) -> dict[str, bytes]:
 
 
 def lead(stored: Sequence[StoredChange], old: VersionContent, new: SnapshotSet) -> bool:
-    """Check the result of applying the changes to a version, and their inverses; return whether none is missing."""
+    """Check that the changes lead from `old` to `new`, and their inverses back; return false if a change is missing."""
     manifest = new.manifest
     try:
         changes = chain([one.change for one in stored], old.version, manifest.version, manifest.content_since)

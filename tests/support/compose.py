@@ -89,19 +89,19 @@ class Composed(Processes):
         (directory / "data").mkdir()
 
     def start(self, name: str) -> None:
-        """Start a service; its lines go to a file."""
+        """Start a service; its output goes to a file."""
         command = [self._here(name, word) for word in self._services[name]["command"]]
         self.spawn(name, command, self._environment(name))
 
     def is_well(self, name: str) -> bool:
-        """Run a service's health check as Docker would: in its environment, within its own timeout."""
+        """Run a service's health check as Docker does, with its environment and timeout; return whether it passes."""
         check = self._services[name]["healthcheck"]
         assert check["test"][0] == "CMD"
         command = [self._here(name, word) for word in check["test"][1:]]
         return self.succeeds(command, self._environment(name), float(check["timeout"].removesuffix("s")))
 
     def client(self, name: str, password: str) -> redis.Redis:
-        """A client of one of the two servers."""
+        """A client of one of the two servers, `broker` or `cache`."""
         return connect(f"redis://:{password}@127.0.0.1:{self.ports[name]}/0", timeout_s=5.0)
 
     def _places(self, name: str) -> dict[str, str]:

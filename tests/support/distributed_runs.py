@@ -19,21 +19,21 @@ __all__ = ["dispatched", "lock_of", "lose_the_lock", "must_not_send", "run_here"
 
 
 def dispatched(settings: Settings, run_id: str = "", *, force: bool = False) -> Assignment:
-    """Begin a run that has parts to scan, and send them."""
+    """Start a run that has parts to scan; return the assignment that it sends."""
     sent: list[Assignment] = []
     assert run_source(settings, Dispatcher(run_id, sent.append, tell_nothing), force=force) is None
     return sent[0]
 
 
 def run_here(settings: Settings, run_id: str = "", **options: Any) -> Report:
-    """Do a run that has no parts to send."""
+    """Do a run that has no parts to send; return its report."""
     report = run_source(settings, Dispatcher(run_id, must_not_send, tell_nothing), **options)
     assert report is not None
     return report
 
 
 def scan_all(settings: Settings, assignment: Assignment) -> list[PartOutcome]:
-    """Scan the parts that were sent."""
+    """Scan the parts of an assignment that was sent; return their outcomes."""
     return [scan_one_part(settings, assignment.token, assignment.parts[index].location) for index in assignment.to_scan]
 
 
@@ -43,12 +43,12 @@ def must_not_send(assignment: Assignment) -> None:
 
 
 def tell_nothing(_run_id: str, _error: RunLost) -> None:
-    """Ignore that an earlier run is lost."""
+    """Ignore the report of an earlier run that is lost."""
 
 
 @contextmanager
 def lock_of(server: RedisServer, settings: Settings) -> Iterator[tuple[Any, str]]:
-    """Yield a client, and the key of the lock."""
+    """Yield a client of the server, and the key of the source's lock."""
     with server.client as client:
         yield client, Keys(settings.source).lock
 

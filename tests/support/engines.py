@@ -1,6 +1,6 @@
 """Both engines for every test of the scan: `usefixtures("engine")` runs a module's tests once for each.
 
-The test ids say which. `scan` and `pruner` use the current engine.
+The test ids name the engine. `scan` and `pruner` use the current one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scan(chunks: Iterable[bytes], *, max_record_bytes: int) -> Iterator[Item]:
 
 
 def decline(_batch: EncodedBatch) -> bool:
-    """Take no batch, so that all records come as fragments."""
+    """Decline every batch, so that all records are fragments."""
     return False
 
 

@@ -30,7 +30,10 @@ FLOWER_LOGIN = "ops:flowers-own-word"
 
 
 def stop_at_once(stack: Stack) -> None:
-    """Kill processes that have nothing to finish: on SIGTERM, a worker, or a web with followers, waits seconds."""
+    """Kill all processes, to save the seconds that a worker or a web process with followers waits on SIGTERM.
+
+    The processes have nothing to finish.
+    """
     for process in stack._processes.values():
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -42,7 +45,7 @@ class Fleet:
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
         self.settings = settings
-        self.worker_variables: dict[str, str] = {}  # only for the worker
+        self.worker_variables: dict[str, str] = {}  # for workers only
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
         self._stack = ForkingStack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
@@ -62,7 +65,7 @@ class Fleet:
         self.reader.close()
 
     def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
-        """Start a worker, also for the second time, and wait until it takes tasks."""
+        """Start a worker, for the first time or again, and wait until it takes tasks."""
         before = len(self.lines)
         command = ("worker", "--loglevel", "DEBUG", "--without-mingle", *options)
         self._stack.start_celery(name, *command, environ={**self.worker_variables, **variables})
@@ -78,7 +81,7 @@ class Fleet:
         self._stack.start_celery(name, "beat", "--loglevel", "INFO", environ=variables)
 
     def start_watch(self, *options: str, name: str = "watch", **variables: str) -> None:
-        """Start a watch, also for the second time, and wait until it has begun."""
+        """Start a watch, for the first time or again, and wait until it watches the input."""
         before = len(self.lines)
         self._stack.start(name, [sys.executable, "-m", "optimizer.cli", "watch", *options], variables)
         self.wait_for_line(rf"{name}\| .* watching ", since=before)
@@ -90,7 +93,7 @@ class Fleet:
         wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, what="Flower")
 
     def start_web(self) -> str:
-        """Start the web, and return its address once it listens."""
+        """Start the web process, wait until it listens, and return its address."""
         port = free_port()
         self._stack.start("web", [sys.executable, "-m", "optimizer.cli", "web", "--port", str(port)])
         self.wait_for_line(r"web\| .*(running on|http://)")
@@ -116,7 +119,7 @@ class Fleet:
         return self._stack.pid(name)
 
     def children(self, name: str = "worker") -> list[int]:
-        """The process ids of its children, which execute a worker's tasks."""
+        """The process ids of a process's children, which execute the tasks of a worker."""
         pid = self.pid(name)
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -132,14 +135,14 @@ class Fleet:
     def flower(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
     ) -> tuple[int, dict[str, Any]]:
-        """Ask Flower's API; return the status and the decoded answer; status 0 while it does not listen."""
+        """Send a request to Flower's API; return the status (0 while it does not listen) and the decoded response."""
         status, page = self.flower_page(method, path, body, login=login)
         return status, json.loads(page) if status == 200 else {}
 
     def flower_page(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
     ) -> tuple[int, bytes]:
-        """Ask Flower; return the status and the body."""
+        """Send a request to Flower; return the status (0 while it does not listen) and the body."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._flower_port}{path}", method=method)
         if login:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
@@ -154,16 +157,16 @@ class Fleet:
             return 0, b""
 
     def runs(self, status: str | None = None) -> list[Report]:
-        """The reports so far, newest first."""
+        """The reports so far, newest first; only those with `status`, if it is given."""
         return [report for report in self.reader.runs(100) if status in (None, report.status)]
 
     def wait_for_runs(self, count: int, status: str | None = None, *, limit_s: float = 20.0) -> list[Report]:
-        """Wait for so many reports."""
+        """Wait until there are `count` reports, with `status` if it is given; return them."""
         wait_until(lambda: len(self.runs(status)) >= count, limit_s=limit_s, what=f"{count} runs {status}")
         return self.runs(status)
 
     def wait_for_line(self, pattern: str, *, limit_s: float = 20.0, since: int = 0) -> str:
-        """Wait for a process to print a line, after so many lines."""
+        """Wait until a process prints a matching line after the first `since` lines; return the line."""
         matching: list[str] = []
 
         def is_there() -> bool:

@@ -41,7 +41,7 @@ class Followed(Protocol):
 
 
 class InPage:
-    """In a page of a browser. Its waits pass `factor` times faster."""
+    """A follower in a page of a browser; its waits pass `factor` times faster."""
 
     def __init__(self, page: Page, url: str, base: str = "", factor: float = 1, **options: Any) -> None:
         self._page = page
@@ -64,7 +64,7 @@ class InPage:
 
 
 def node_executable() -> str:
-    """The path of Node; without it the test is skipped, and in CI it fails."""
+    """Return the path of Node; without Node, skip the test, or fail it in CI."""
     node = shutil.which("node")
     if node is None:
         if os.environ.get("CI"):
@@ -74,7 +74,7 @@ def node_executable() -> str:
 
 
 class InNode:
-    """In Node, which has no EventSource, so it polls; a context manager."""
+    """A follower in Node, which has no EventSource, so it polls; a context manager."""
 
     def __init__(self, base: str, factor: float = 1, **options: Any) -> None:
         command = [node_executable(), str(DRIVER), base, json.dumps(options), str(factor)]
@@ -89,13 +89,13 @@ class InNode:
         self.end()
 
     def end(self) -> str:
-        """End its input, upon which it ends by itself; return what it said on stderr."""
+        """Close the process's input, at which it ends by itself; return what it printed on stderr."""
         _, errors = self._process.communicate(timeout=20)
         assert self._process.returncode == 0, errors
         return errors
 
     def call(self, method: str) -> None:
-        """Call a method of the object that `follow` returned, or `end` for its signal."""
+        """Call a method of the object that `follow` returned; `end` aborts the signal that was passed to `follow`."""
         self._ask(method)
 
     def log(self) -> dict[str, Any]:

@@ -82,9 +82,9 @@ print(state)
         return self.printed(code)
 
     def add(self, one: int, other: int) -> None:
-        """Send the task of its own, and wait until a worker has made it.
+        """Send the app's own task, `add`, and wait until a worker has executed it.
 
-        It is sent again if it was lost: kombu's broker of files may read a message before it is written.
+        The task is sent again if it was lost: kombu's broker of files may read a message before it is written.
         """
         self.printed(f"from proj import add; add.delay({one}, {other})")
         try:
@@ -94,7 +94,7 @@ print(state)
             self.wait_for_sum(one + other)
 
     def wait_for_sum(self, total: int, *, limit_s: float = 20.0) -> None:
-        """Wait until a worker has added to this."""
+        """Wait until a worker has written this sum to the file `added`."""
         added = self.directory / "added"
         wait_until(
             lambda: added.exists() and str(total) in added.read_text().split(), limit_s=limit_s, what="their task"

@@ -1,13 +1,13 @@
-"""A process that has imported the commands, Celery and what its processes import, and forks each of them.
+"""A server process that has imported the commands and Celery, and forks the processes that tests start.
 
-To import these takes longer than all that most tests do with a process. A child begins where the imports have been
-made: with its own arguments, environment, working directory, session and output. All processes of a test run share one
-server: the first that needs it starts it, and it ends with the run.
+These imports take longer than all that most tests do with a process. A child begins where the imports have been made,
+with its own arguments, environment, working directory, session and output. All processes of a test run share one
+server: the first process that needs it starts it, and it ends with the run.
 
-What the interpreter or a library may read when it starts cannot be given to a child: `can_fork` says no, and the
-process is to be started as usual. So are those of a test that is marked `no_fork`: tests of what a process shows in
-`/proc`, of its memory, its imports and its start. Linux alone has what this needs: process descriptors, a signal when
-the parent ends.
+A child cannot be given what the interpreter or a library may read when it starts: then `can_fork` returns false, and
+the process is started as usual. So are the processes of a test that is marked `no_fork`: tests of what a process shows
+in `/proc`, of its memory, its imports and its start. Only Linux has what this needs: process descriptors, and a signal
+when the parent ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from optimizer.cli.dev.stack import Stack
 
 __all__ = ["Forked", "ForkingStack", "can_fork", "forbid", "fork", "run", "spawn"]
 
-# The first imports nearly all of Celery; a worker, a beat and Flower import the others of it once they run.
+# The first module imports nearly all of Celery; a worker, a beat and Flower import its other modules once they run.
 PRELOADED: Final = (
     "celery.bin.celery",
     "celery.apps.beat",
@@ -58,13 +58,13 @@ PRELOADED: Final = (
 )
 MODULES: Final = frozenset({"celery", "optimizer.cli"})
 OWN_POOLS: Final = frozenset({"gevent", "eventlet"})  # they patch the standard library before anything is imported
-# What nothing reads when it is imported, and what is done here. A child whose environment differs in anything else
-# could read it differently from a process that was started with it.
+# Variables that no module reads when it is imported, or that this module applies itself. If a child's environment
+# differs in any other variable, its imports could differ from the imports of a process that was started with it.
 READ_LATER: Final = re.compile(
     "ROLLING_|FLOWER_|PYTEST_|AWS_|FSSPEC_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$"
 )
 AT_START: Final = dict(os.environ)  # a test may change it before the server is started
-# The process with which the server ends: the pytest that starts the other ones, since they inherit the variable.
+# The server ends with this process: the pytest that starts all other processes, since they inherit the variable.
 SESSION: Final = os.environ.setdefault("PYTEST_FORK_SERVER", str(os.getpid()))
 ADDRESS: Final = f"\0rolling-optimizer-tests-{SESSION}"
 PR_SET_PDEATHSIG: Final = 1
@@ -75,7 +75,7 @@ _is_forbidden = False
 
 
 def forbid(*, is_forbidden: bool) -> None:
-    """Have every process started as usual from now on, or no longer."""
+    """From now on, start every process as usual, or fork where `can_fork` allows it."""
     global _is_forbidden  # noqa: PLW0603 - of one test at a time
     _is_forbidden = is_forbidden
 
@@ -92,7 +92,7 @@ def can_fork(command: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 
 def _parsed(command: Sequence[str]) -> dict[str, Any] | None:
-    """What a command of Python runs: a module, code or a script; or None for another command."""
+    """Return what a command of Python runs (a module, code or a script); None for another command."""
     match command:
         case [sys.executable, "-P", "-m", module, *arguments] if module in MODULES:
             return {"module": module, "arguments": arguments, "is_safe_path": True}
@@ -106,15 +106,15 @@ def _parsed(command: Sequence[str]) -> dict[str, Any] | None:
 
 
 class Forked:
-    """A process that was forked; with those members of `subprocess.Popen` that tests use.
+    """A forked process, with the members of `subprocess.Popen` that tests use.
 
-    It gets SIGTERM when the process that asked for it ends, or the server.
+    It gets SIGTERM when the process that requested it, or the server, ends.
 
     Attributes:
         args: Its command.
         pid: Its process id.
         returncode: As in `subprocess.Popen`; None while it runs, as far as `poll` and `wait` have seen.
-        stdout: What it prints, its errors among it, unless that goes elsewhere.
+        stdout: Its output and its errors, unless they go elsewhere.
     """
 
     def __init__(self, command: Sequence[str], stdout: IO[bytes] | None, server: socket.socket) -> None:
@@ -134,7 +134,7 @@ class Forked:
         """Wait for its end; return its exit status, negative for a signal.
 
         Raises:
-            subprocess.TimeoutExpired: It has not ended within so many seconds.
+            subprocess.TimeoutExpired: It has not ended within `timeout` seconds.
         """
         if self.returncode is None:
             ended = select.poll()
@@ -161,7 +161,7 @@ class Forked:
 
 
 class ForkingStack(Stack):
-    """A stack that forks a process where it would be the same, also behind `env -C DIRECTORY`."""
+    """A stack that forks a process where `can_fork` allows it, also behind `env -C DIRECTORY`."""
 
     def _spawn(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
         directory, python = ".", command
@@ -184,7 +184,7 @@ def spawn(
     output: IO[Any],
     errors: IO[Any] | None = None,
 ) -> Forked | subprocess.Popen[bytes]:
-    """Start a process that prints into files, by default into one, forked if that makes no difference."""
+    """Start a process, forked if that makes no difference; output and errors go to files, by default to the same."""
     errors = errors or output
     if can_fork(command, environ):
         return fork(command, environ, directory, (output.fileno(), errors.fileno()))
@@ -197,7 +197,7 @@ def run(
     """Run a command to its end, forked if that makes no difference; return its exit status and what it printed.
 
     Raises:
-        subprocess.TimeoutExpired: It was killed after so many seconds.
+        subprocess.TimeoutExpired: It was killed after `timeout_s`.
     """
     with TemporaryFile() as out, TemporaryFile() as errors:
         process = spawn(command, environ, directory, out, errors)
@@ -220,7 +220,7 @@ def fork(
 ) -> Forked:
     """Start a process that `can_fork` allows, with its whole environment; nothing is read from its standard input.
 
-    `printed_to` are the descriptors of its output and of its errors; `stdout` is where what it prints can be read.
+    `printed_to` are the descriptors of its output and of its errors; `stdout` is a file from which these can be read.
     """
     request = {**(_parsed(command) or {}), "environ": dict(environ), "directory": str(Path(directory).absolute())}
     server = _connection()
@@ -229,7 +229,7 @@ def fork(
 
 
 def _connection() -> socket.socket:
-    """A connection to the server, which is started unless another process has done so."""
+    """Return a connection to the server; start the server unless another process has done so."""
     while True:
         server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
@@ -242,7 +242,7 @@ def _connection() -> socket.socket:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             try:
                 listener.bind(ADDRESS)
-            except OSError:  # another process has, and will listen in a moment
+            except OSError:  # another process has bound it, and will listen in a moment
                 time.sleep(0.01)
                 continue
             listener.listen(64)
@@ -260,7 +260,7 @@ def _connection() -> socket.socket:
 
 @dataclass
 class _Child:
-    """A process, to the server: its descriptor, and the connection of the process that asked for it."""
+    """A forked process as the server sees it, with its process descriptor and the connection of its requester."""
 
     pid: int
     ended: int
@@ -285,7 +285,7 @@ def _serve(listener: socket.socket, session: int) -> dict[str, Any]:
                             asked.send(b"%d" % os.getpid())  # now that it can be signalled as a group
                         others = [other.data.asked for other in selector.get_map().values() if other.data]
                         for each in (listener, asked, *others):
-                            each.detach()  # else it would close what has its number later
+                            each.detach()  # otherwise it would close a later descriptor with its number
                         return {"printed_to": printed_to, **json.loads(data)}
                     for descriptor in printed_to:
                         os.close(descriptor)
@@ -302,14 +302,14 @@ def _serve(listener: socket.socket, session: int) -> dict[str, Any]:
                         selector.unregister(child.asked)
                         with child.asked, suppress(ConnectionError):
                             child.asked.send(b"%d" % code)
-                elif child.asked.fileno() >= 0:  # the process that asked has ended, or has lost interest
+                elif child.asked.fileno() >= 0:  # the requester has ended, or has closed the connection
                     selector.unregister(child.asked)
                     child.asked.close()
                     os.kill(child.pid, signal.SIGTERM)
 
 
 def _become(request: Mapping[str, Any]) -> None:
-    """Take over what a new process has from the one that starts it; keep no descriptor of the server's."""
+    """Take over the output, environment and directory that the request names; keep no descriptor of the server."""
     assert _libc is not None
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     for number, descriptor in enumerate(request["printed_to"], 1):
@@ -327,13 +327,13 @@ def _become(request: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Import, then fork until the session ends; go on as Python does in each child."""
+    """Import the modules, then fork until the session ends; in each child, continue as a new Python would."""
     session = os.pidfd_open(int(SESSION))
     for name in (*PRELOADED, *importlib.import_module("optimizer.cli.commands").MODULES.values()):
         importlib.import_module(name)
     installed = list(sys.path)
     gc.collect()
-    gc.freeze()  # also in the children: to look for garbage among all that is imported takes 0.3 s at their end
+    gc.freeze()  # also for the children: a collection over all that is imported takes 0.3 s at their end
     request = _serve(socket.socket(fileno=int(sys.argv[1])), session)
     _become(request)
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

@@ -1,4 +1,4 @@
-"""A program's process that forks a child for each line it reads; the child kills itself before one of its steps.
+"""A process that forks a child for each line that it reads; the child kills itself before a given step.
 
 A step is a packet to Redis, or a change of a file: opened for writing, made, renamed, linked, removed or touched.
 """
@@ -15,7 +15,7 @@ import redis.connection
 
 
 def die_at_steps(run: Callable[[list[int]], object]) -> None:
-    """For each line of numbers, of which the first one is the step, run with the others; print how the child ended."""
+    """For each line of numbers (the step, then arguments), call `run` in a child, and print the child's exit status."""
     for line in sys.stdin:
         step, *arguments = map(int, line.split())
         child = os.fork()

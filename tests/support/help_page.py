@@ -1,7 +1,7 @@
-"""Make the page to which errors of the dashboard link from docs/operations.md: `python -m tests.support.help_page`.
+"""Make, from docs/operations.md, the page to which errors of the dashboard link: `python -m tests.support.help_page`.
 
-The service itself serves it, so that it fits the release and needs no other host. It has the chapter on troubleshooting
-alone: links within it stay links, others become text.
+The service itself serves the page, so that it fits the release and needs no other host. It has the chapter on
+troubleshooting only: links within the chapter stay links, all other links become text.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def render_help(text: str) -> str:
 
 
 def _finish(children: list[Token], anchors: set[str], *, has_names: bool) -> None:
-    """Give errors anchors, and replace links that lead out of the chapter by their text."""
+    """Give errors their anchors, and replace links that lead out of the chapter by their text."""
     leads_out = False
     for child in children:
         if has_names and child.type == "code_inline" and re.fullmatch(r"(?:[A-Z][a-z]+)+", child.content):

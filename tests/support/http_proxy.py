@@ -1,4 +1,4 @@
-"""A proxy in front of a web server that refuses, cuts, holds or repeats responses, as a test demands."""
+"""A proxy in front of a web server that refuses, cuts, holds or repeats responses, as a test requires."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class HttpProxy:
 
     Attributes:
         asked: The paths of the requests, with their queries.
-        refuses: Paths that are answered with a 502 in HTML.
-        drops: Paths whose connections are closed without an answer.
-        repeats: Paths that get the oldest answer that any request of them has had: a process or a cache that lags.
-        forgets: Paths that are asked as by a client with version 1, so that the server has no changes for it.
-        mutes: Whether the messages of streams are kept back, as by a proxy with buffers.
-        passes: Cleared, it holds answers that are complete until it is set.
-        port: Of the server behind it.
+        refuses: Paths to which the proxy responds with a 502 in HTML.
+        drops: Paths whose connections are closed without a response.
+        repeats: Paths that get their oldest response again, as from a process or a cache that lags.
+        forgets: Paths that are requested as by a client with version 1, so that the server has no changes for it.
+        mutes: Whether the messages of streams are dropped, as by a proxy that buffers them.
+        passes: An event; while it is cleared, complete responses are held.
+        port: The port of the server behind the proxy.
     """
 
     def __init__(self, port: int) -> None:
@@ -46,7 +46,7 @@ class HttpProxy:
 
     @contextmanager
     def open(self) -> Iterator[HttpProxy]:
-        """Listen on a free port."""
+        """Listen on a free port of the loopback until the `with` block ends."""
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -84,7 +84,7 @@ class HttpProxy:
                 client.shutdown(socket.SHUT_RDWR)
 
     def requests_to(self, path: str) -> list[str]:
-        """The addresses below a path that were asked for."""
+        """The requested addresses with this path, whatever their query."""
         return [address for address in self.asked if address.partition("?")[0] == path]
 
     def _answer(self, client: socket.socket) -> None:
@@ -136,7 +136,7 @@ class HttpProxy:
 
 
 def _close_with(client: socket.socket, upstream: socket.socket) -> None:
-    """Close the stream of the server when the client has closed its own."""
+    """Close the connection to the server when the client has closed its own."""
     with suppress(OSError):
         while client.recv(1_024):
             pass

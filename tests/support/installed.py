@@ -30,7 +30,7 @@ def copy_sources(directory: Path) -> Path:
 
 
 def build_wheel(source: Path) -> Path:
-    """Build the wheel beside a copy of the sources, without the kernel, which takes longer than most tests."""
+    """Build the wheel beside a copy of the sources, without the kernel, whose build takes longer than most tests."""
     directory = source.with_name("dist")
     subprocess.run(
         [*_UV, "build", "--quiet", "--wheel", "--out-dir", str(directory), str(source)],
@@ -59,7 +59,7 @@ def write_wheel(directory: Path, name: str, files: Mapping[str, str]) -> Path:
 
 
 def user_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a user's shell: nothing of this repository, of this Python and of the developer's settings."""
+    """The environment of a user's shell, with nothing of this repository, this Python and the developer's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ROLLING_", "VIRTUAL"))}
     return kept | {"PATH": "/usr/bin:/bin", **variables}
 
@@ -68,7 +68,7 @@ class Venv:
     """A virtual environment.
 
     Args:
-        directory: Where it is made.
+        directory: The directory in which it is made.
         requirements: What to install into it, in the versions of `constraints.txt` (or options of uv); nothing, if
             none are named.
     """
@@ -82,14 +82,14 @@ class Venv:
 
     @property
     def packages(self) -> Path:
-        """Its directory of packages."""
+        """The environment's directory of packages."""
         (packages,) = self.python.parents[1].glob("lib/python3.*/site-packages")
         return packages
 
     def pip(self, *arguments: str) -> None:
         """Run pip itself, which is not in the environment."""
         command = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
-        # Most modules that it would compile are never imported by a test, and a newer pip is no concern of one.
+        # Most modules that pip would compile are never imported by a test, and no test needs its check for a newer pip.
         environ = os.environ | {"PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""A producer that dies by SIGKILL before a given step, in a process forked for each write."""
+"""A producer that is killed (SIGKILL) before a given step, in a process that is forked for each write."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ for line in sys.stdin:
 
 
 class KilledProducer:
-    """Writes `RECORDS_WRITTEN`, and dies at a given step."""
+    """A producer that writes `RECORDS_WRITTEN`, and is killed before a given step."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", _CODE, json.dumps(RECORDS_WRITTEN)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def dies_at(self, step: int, path: Path, *, parts: int = 0, mark: int = 0) -> bool:
-        """Write with this mark, and die before a step, from 1; return whether it did, or ended before."""
+        """Write with this mark, and die before a step (from 1); return false if the write ended before that step."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([step, str(path), parts, mark]) + "\n")

@@ -40,7 +40,7 @@ class Deployed(Processes):
     """The containers as processes, until the `with` block ends.
 
     Args:
-        directory: Of the test.
+        directory: The directory of the test.
         secret: The content of the Secret `rolling`, which the manifests do not hold.
     """
 
@@ -72,7 +72,7 @@ class Deployed(Processes):
         try:
             with urllib.request.urlopen(url, timeout=spec["timeoutSeconds"]):
                 return True
-        except OSError:  # an error of HTTP is one
+        except OSError:  # an HTTP error is an `OSError` too
             return False
 
     def _environment(self, container: Object) -> dict[str, str]:

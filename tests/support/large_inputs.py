@@ -1,7 +1,7 @@
 """Inputs of hundreds of megabytes, generated while they are read, in a separate process that reports its peak memory.
 
-`scan_filled` and `scan_file` run this module as a program, one for each engine. It takes orders as lines of JSON on
-standard input and forks for each: a child has its own address space, whose peak begins at what the imports take.
+`scan_filled` and `scan_file` run this module as a program, one for each engine. It reads orders as lines of JSON on
+standard input and forks for each: a child has its own address space, whose peak begins at the memory of the imports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def scan_filled(opening: bytes, filler: bytes, megabytes: int, closing: bytes) -
 
 
 def scan_file(path: Path) -> Measured:
-    """Scan a file through `Source`."""
+    """Scan a file, opened by `open_input_file`."""
     return _measure({"path": str(path)})
 
 
@@ -121,7 +121,7 @@ def _answer(order: dict[str, Any], engine: Engine) -> None:
 
 
 def _serve(engine: Engine) -> None:
-    """Fork for each order. A child that fails has printed why; then nothing is left to answer the next one."""
+    """Fork for each order; if a child fails, which prints why, end with an error instead of reading further orders."""
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -70,7 +70,7 @@ class Sandbox:
     recipe of the Makefile, and `.venv` the running Python's. `export` holds for the rest of the page.
 
     Attributes:
-        of_a_team: The directory is another program's: of this repository it has the installed package only.
+        of_a_team: Whether the directory is another program's, with only the installed package of this repository.
     """
 
     directory: Path
@@ -120,9 +120,9 @@ class Sandbox:
             self._exports += [self._filled_in(line) for line in block.commands if line.startswith("export ")]
 
     def start(self, block: Block) -> None:
-        """Start a block, and wait until it has printed the argument of its marker, and listens where it has a port.
+        """Start a block, and wait until it has printed the argument of its marker and, if it has a port, listens there.
 
-        Uvicorn prints before it listens: a line of its application, and with several workers its address.
+        Uvicorn prints lines before it listens: of its application, and with several workers its address.
         """
         log = self.directory / f"service-{block.line}.log"
         with log.open("w") as output:
@@ -168,7 +168,7 @@ class Sandbox:
         return os.environ | {
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": "" if self.of_a_team else str(ROOT),
-            "PYTHONUNBUFFERED": "1",  # what a service prints is waited for
+            "PYTHONUNBUFFERED": "1",  # `start` waits for what a service prints
             "HOME": str(self.directory),
             "ROLLING_REDIS_URL": self.redis_url,
             "ROLLING_TRIGGER_TOKEN": "a-token-of-the-sandbox",

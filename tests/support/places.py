@@ -1,4 +1,4 @@
-"""The stores of a reader, for one suite: a real Redis, real files, or those of `optimizer.testing` in memory."""
+"""Stores for one test suite of readers: a real Redis, real files, or the in-memory stores of `optimizer.testing`."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ SECOND: Final = Sample(
         portfolio=[],
     ),
 )
-# The symbol, and the bot, of a marked version.
+# The name of the symbol and of the bot in a marked version.
 MARKED: Final = "A"
 
 
 def marked(mark: int) -> Sample:
-    """A version in which every value has this number."""
+    """Return a version whose price, equity, quantity and average price are all this number."""
     position = {"symbol": MARKED, "qty": mark, "avg": mark}
     return Sample(
         {MARKED: a_record(last_price=mark), "bots": {MARKED: {"equity": mark, "positions": [position]}}},
@@ -74,25 +74,25 @@ def marked(mark: int) -> Sample:
 
 
 class Place(Protocol):
-    """Publishes versions, and opens readers that see them."""
+    """A place to which a test publishes versions, and that opens readers of them."""
 
     origin: Origin
 
     def publish(self, sample: Sample, *, unreadable: Iterable[Kind] = ()) -> int:
-        """Make a version current, without these payloads; return its number."""
+        """Make a version current of which the `unreadable` payloads cannot be read; return its number."""
 
     def open(self) -> SnapshotReader:
-        """A reader."""
+        """Open a threaded reader."""
 
     def open_async(self) -> AsyncSnapshotReader:
-        """The same for asyncio."""
+        """Open an asyncio reader."""
 
     def open_blocking(self) -> SnapshotReader:
-        """The same, with methods that need no `await`."""
+        """Open an asyncio reader whose methods need no `await`."""
 
 
 class RealPlace:
-    """Versions that runs publish to a Redis, or only to files."""
+    """A place to which runs publish versions: a Redis, or only files."""
 
     def __init__(self, stack: ExitStack, settings: Settings, server: RedisServer, origin: Origin) -> None:
         self.origin = origin
@@ -106,7 +106,7 @@ class RealPlace:
         )
 
     def publish(self, sample: Sample, *, unreadable: Iterable[Kind] = ()) -> int:
-        """Run, then delete."""
+        """Do a run over the sample's input, then delete the unreadable payloads from Redis."""
         write_json(self._settings.input, sample.input)
         version = version_of(optimize(self._settings, force=True, use_cache=self.origin == "redis"))
         with self._server.client as client:
@@ -115,20 +115,20 @@ class RealPlace:
         return version
 
     def open(self) -> SnapshotReader:
-        """A reader of one of the two."""
+        """Open a threaded reader of Redis alone, or of the files alone."""
         return self._stack.enter_context(closing(SnapshotReader(*self._arguments)))
 
     def open_async(self) -> AsyncSnapshotReader:
-        """A reader that the test closes."""
+        """Open an asyncio reader, which the test closes."""
         return AsyncSnapshotReader(*self._arguments)
 
     def open_blocking(self) -> SnapshotReader:
-        """A reader in a loop of its own."""
+        """Open an asyncio reader that runs in an event loop of its own."""
         return blocking(self._stack, self.open_async())
 
 
 class MemoryPlace:
-    """Versions that are published to the one opened reader."""
+    """A place in memory, with one threaded reader and one asyncio reader."""
 
     def __init__(self, stack: ExitStack, origin: Origin) -> None:
         self.origin = origin
@@ -137,19 +137,19 @@ class MemoryPlace:
         self._async_reader = testing.async_reader(missing=True)
 
     def publish(self, sample: Sample, *, unreadable: Iterable[Kind] = ()) -> int:
-        """Publish to both."""
+        """Publish the version to both readers."""
         given = testing.Version(origin=self.origin, unreadable=list(unreadable)) | sample.version
         self._reader.publish(**given)
         return self._async_reader.publish(**given)
 
     def open(self) -> SnapshotReader:
-        """The reader."""
+        """Return the threaded reader, which is closed with the stack."""
         return self._stack.enter_context(closing(self._reader))
 
     def open_async(self) -> AsyncSnapshotReader:
-        """The reader for asyncio, which the test closes."""
+        """Return the asyncio reader, which the test closes."""
         return self._async_reader
 
     def open_blocking(self) -> SnapshotReader:
-        """The same in a loop of its own."""
+        """Return the asyncio reader, which runs in an event loop of its own."""
         return blocking(self._stack, self._async_reader)

@@ -1,6 +1,6 @@
 """The thirteen positions in a rolling file where a value may be, and small valid or broken documents to put there.
 
-In the manner of the JSONTestSuite: every sequence of a few tokens and near-tokens, balanced or not, in each place.
+As in the JSONTestSuite, these are all sequences of a few tokens and near-tokens, balanced or not, at each position.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def sequences(length: int) -> Iterator[bytes]:
 
 
 def documents(place: str, length: int) -> Iterator[bytes]:
-    """A document for each sequence in this place, and one that ends with it."""
+    """Yield, for each sequence, a document with it at this position, and the same document cut off after it."""
     before, after = PLACES[place]
     for inside in sequences(length):
         yield before + inside + after

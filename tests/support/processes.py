@@ -1,4 +1,4 @@
-"""The processes that a deployment's files describe, started by the commands in them, with what they print in files."""
+"""The processes that a deployment's files describe, started by the commands there, with their output in log files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STOP_S: Final = 20.0
 
 
 class Processes:
-    """Named processes in a directory of the test's, until the `with` block ends.
+    """Named processes in a directory of the test, which are stopped when the `with` block ends.
 
     Attributes:
-        app: The directory from which `celery -A tasks` works: what the wheel does not hold.
+        app: The directory in which `celery -A tasks` works, with the files that the wheel does not contain.
         input: The rolling file.
-        output: Where snapshots go.
+        output: The directory for snapshots.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,7 +42,7 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop every process as a supervisor does, the last first: SIGTERM to it, and in the end SIGKILL to all."""
+        """Stop every process as a supervisor does, the last one first: by SIGTERM, then by SIGKILL to its group."""
         for process in reversed(self.processes.values()):
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -54,7 +54,7 @@ class Processes:
     def spawn(
         self, name: str, command: Sequence[str], environ: Mapping[str, str], before: Callable[[], None] | None = None
     ) -> None:
-        """Start a process; `before` is called in it first."""
+        """Start a process; it calls `before` first, then runs the command."""
         with self._log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -68,7 +68,7 @@ class Processes:
             )
 
     def succeeds(self, command: Sequence[str], environ: Mapping[str, str], timeout_s: float) -> bool:
-        """Whether a command exits with 0 within its time."""
+        """Return whether a command exits with 0 within its time limit."""
         try:
             done = subprocess.run(
                 command, cwd=self.app, env=environ, capture_output=True, timeout=timeout_s, check=False
@@ -78,7 +78,7 @@ class Processes:
         return done.returncode == 0
 
     def lines(self, name: str) -> str:
-        """What a process has printed."""
+        """Return what a process has printed."""
         return self._log(name).read_text(errors="replace")
 
     def check(self) -> bool:
@@ -92,5 +92,5 @@ class Processes:
 
 
 def replaced(text: str, places: Mapping[str, str]) -> str:
-    """Return a text of a deployment's file, with each named place replaced by this machine's."""
+    """Return the text of a deployment's file, with each key of `places` replaced by its value on this machine."""
     return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)

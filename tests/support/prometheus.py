@@ -1,4 +1,4 @@
-"""Prometheus for tests: its tool, and a server with the shipped rules in which minutes are fractions of a second."""
+"""Prometheus for tests: `promtool`, and a server with the shipped rules, with minutes cut to fractions of a second."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ RULES: Final = PROMETHEUS_DIR / "alerts.yml"
 
 
 def promtool(*arguments: str, given: str = "") -> str:
-    """Run Prometheus's tool; return what it prints, and fail if it finds something."""
+    """Run `promtool`; return what it prints, and fail if it reports a problem."""
     done = subprocess.run([_path("promtool"), *arguments], input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 class Prometheus:
-    """The server of docker-compose.yml by its own command and files, until the `with` block ends.
+    """The Prometheus of docker-compose.yml, started with its command and files; it runs until the `with` block ends.
 
-    What differs are the target, and the times of `deploy/prometheus`: minutes are fractions of a second.
+    Besides paths and the port, the target differs, and minutes in `deploy/prometheus` are fractions of a second.
 
     Args:
-        directory: An empty one, for its data.
+        directory: An empty directory for its data.
         target: The host and the port that it scrapes.
     """
 
@@ -60,7 +60,7 @@ class Prometheus:
         }
         command = [_path("prometheus"), *(replaced(word, places) for word in service["command"])]
         command.append(f"--web.listen-address=127.0.0.1:{port}")
-        self._health_url = replaced(service["healthcheck"]["test"][-1], places)  # asked by the image's wget
+        self._health_url = replaced(service["healthcheck"]["test"][-1], places)  # requested by the image's wget
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -77,7 +77,7 @@ class Prometheus:
         self._process.wait()
 
     def firing(self) -> dict[str, dict[str, str]]:
-        """The alerts that fire by name, each with its labels and annotations."""
+        """Return the firing alerts by name, each with its labels and annotations."""
         alerts = self._get("alerts")["alerts"]
         return {
             alert["labels"]["alertname"]: alert["labels"] | alert["annotations"]
@@ -86,7 +86,7 @@ class Prometheus:
         }
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an expression at this moment."""
+        """Return the samples of an expression at this moment."""
         result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return result
 
@@ -105,7 +105,7 @@ class Prometheus:
 
 
 def _path(name: str) -> str:
-    """Where the program is; skip on a laptop without it, and fail in CI, where it has to be."""
+    """Return the path of a program; if it is missing, skip the test, or fail it in CI, where it has to be installed."""
     found = shutil.which(name)
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {name} on the PATH: apt-get install prometheus")

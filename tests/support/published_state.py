@@ -82,7 +82,7 @@ def version_of(report: Report) -> int:
 
 
 def report_unchanged(settings: Settings, times: int, at: str = "2099-11-01T10:00:00.000Z") -> None:
-    """Report runs that found nothing new, as a quiet night leaves them."""
+    """Add reports of this many runs that found nothing new, as a night without changes leaves them."""
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         for _ in range(times):
             RunLog(cache).add(Report("unchanged", settings.source, at))
@@ -112,7 +112,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]:
-    """The keys of a source: the dump of each, and whether it never expires."""
+    """Return each key's dump, and whether it never expires; without reports, their counts, the lock and ticks."""
     passing = (
         Keys(source).runs.encode(),
         Keys(source).scans.encode(),
@@ -146,7 +146,7 @@ def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
 
 
 def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> None:
-    """Check that Redis holds the set of the files: pointer, payloads, lookups of the index; none expires."""
+    """Check that Redis holds the set of the files (pointer, payloads, lookups of the index), and no key expires."""
     keys = Keys(settings.source)
     files = {kind: (local(settings.output_dir) / name).read_bytes() for kind, name in FILE_NAMES.items()}
     stored = (local(settings.output_dir) / MANIFEST_NAME).read_bytes()
@@ -170,7 +170,7 @@ def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> Non
 
 
 def old_pointer(manifest: Manifest, checked_at: str) -> dict[str, str]:
-    """The fields of a pointer as releases before the manifest was in it wrote them."""
+    """Return the fields of a pointer as releases wrote them before it contained the manifest."""
     fields = {
         "version": str(manifest.version),
         "generated_at": manifest.generated_at,

@@ -1,7 +1,8 @@
-"""A real RabbitMQ for tests: the server of the distribution as a child process, with everything in its own directory.
+"""A real RabbitMQ for tests: the server of the distribution as a child process, with all files in its own directory.
 
 Debian's wrapper in /usr/sbin changes to the user and the directory of the service; the script behind it does not. Both
-ask for Erlang's port mapper (epmd) and would leave one running, so this server has its own, on a port of its own.
+need Erlang's port mapper (epmd) and would leave one running, so this server has its own port mapper, on a port of its
+own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def rabbitmq_executable() -> Path:
     """Find the server's start script.
 
     Raises:
-        FileNotFoundError: There is none, or no port mapper.
+        FileNotFoundError: The script or the port mapper is not installed.
     """
     if not SERVER.exists() or shutil.which("epmd") is None:
         raise FileNotFoundError("no RabbitMQ here: apt-get install --no-install-recommends rabbitmq-server")
@@ -37,7 +38,7 @@ def rabbitmq_executable() -> Path:
 
 
 class RabbitServer:
-    """One server; `url` is the broker's, of the user guest."""
+    """One server; `url` is the URL of this broker for the user guest."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True)
@@ -47,7 +48,7 @@ class RabbitServer:
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
 
     def start(self) -> None:
-        """Start the server, and wait until it answers; about 4 s."""
+        """Start the server and wait until it responds (about 4 s)."""
         (self._directory / "rabbitmq.conf").write_text(CONFIG)
         mapper_port = free_port()
         own = {

@@ -1,4 +1,4 @@
-"""Both readers for one suite, and the data that both read; the asyncio one runs in a loop in its own thread."""
+"""Both readers for one test suite, and the data that they read; the asyncio reader's event loop has its own thread."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Blocking:
 
 
 class Open:
-    """Opens readers of one kind, and closes them when the test ends."""
+    """A function that opens readers of one kind, which are closed when the test ends."""
 
     def __init__(self, stack: ExitStack, kind: str) -> None:
         self._stack = stack
@@ -76,12 +76,12 @@ class Open:
 
 
 def blocking(stack: ExitStack, reader: AsyncSnapshotReader) -> SnapshotReader:
-    """The same with the methods of a `SnapshotReader`, until the stack is closed."""
+    """Return an asyncio reader with the methods of a `SnapshotReader`; it is closed with the stack."""
     return cast("SnapshotReader", stack.enter_context(closing(_Blocking(reader))))
 
 
 def shows(reader: SnapshotReader, version: int) -> bool:
-    """Whether a reader shows this version."""
+    """Return whether a reader shows this version."""
     return reader.predictions().version == version
 
 
@@ -96,7 +96,7 @@ def shown_by(reader: SnapshotReader) -> dict[str, int]:
 
 
 def write_with_low(settings: Settings, price: float) -> Report:
-    """Make a version of a new input with a symbol that is only in the index."""
+    """Do a run over a new input with a symbol, LOW, that is only in the index; return its report."""
     records = {symbol: a_record(last_price=price) for symbol in ("AAPL", "MSFT")}
     write_json(settings.input, records | {"LOW": a_record(last_price=price, confidence=0.1)})
     return optimize(settings)

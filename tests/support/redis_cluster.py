@@ -18,8 +18,8 @@ OPTIONS: Final = {
     "cluster-enabled": "yes",
     "cluster-node-timeout": "500",
     "repl-diskless-sync-delay": "0",  # by default the replica waits five seconds
-    "cluster-replica-validity-factor": "0",  # it may take over however long it has been alone
-    "cluster-allow-replica-migration": "no",  # a master without slots stays one
+    "cluster-replica-validity-factor": "0",  # a replica may take over however long it has been disconnected
+    "cluster-allow-replica-migration": "no",  # a master without slots stays a master
 }
 
 
@@ -27,8 +27,8 @@ class RedisCluster:
     """Cluster nodes; the first has the keys of a source, and the last is its replica.
 
     Args:
-        directory: Where all of them keep their files.
-        source: The source.
+        directory: The directory in which all nodes keep their files.
+        source: The source whose keys the first node has.
     """
 
     def __init__(self, directory: Path, source: str) -> None:
@@ -62,7 +62,7 @@ class RedisCluster:
 
     @staticmethod
     def id_of(node: RedisServer) -> str:
-        """The name of a node in its cluster."""
+        """Return the id of a node in its cluster."""
         return str(command(node, "CLUSTER MYID").decode())
 
     def begin_migration(self, target: RedisServer) -> None:
@@ -71,7 +71,7 @@ class RedisCluster:
         command(self.owner, "CLUSTER SETSLOT", self.slot, "MIGRATING", self.id_of(target))
 
     def move_keys(self, target: RedisServer, count: int) -> int:
-        """Move some keys of the slot; return how many."""
+        """Move at most `count` keys of the slot to another node; return how many were moved."""
         keys = command(self.owner, "CLUSTER GETKEYSINSLOT", self.slot, count)
         if keys:
             command(self.owner, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
@@ -93,7 +93,7 @@ class RedisCluster:
         wait_until(lambda: command(replica, "ROLE")[0] == b"master" and _is_ok(replica), what="the failover")
 
     def has_replicated(self, key: str) -> bool:
-        """Whether the replica has a key with this in its name."""
+        """Return whether the replica has a key whose name contains this text."""
         return bool(command(self.nodes[3], "KEYS", f"*{key}*"))
 
     def _knows_all(self, node: RedisServer) -> bool:

@@ -16,7 +16,11 @@ __all__ = ["LossyProxy"]
 
 
 class LossyProxy:
-    """A TCP proxy of a Redis: it delays replies, loses one, or closes for good at a word or a number of messages."""
+    """A TCP proxy of a Redis that can delay replies, lose one, or close for good.
+
+    It loses the reply to a message with a given word, or the reply after a number of messages; it closes at a given
+    word.
+    """
 
     def __init__(self, server: RedisServer) -> None:
         self._target = ("127.0.0.1", server.port)
@@ -28,7 +32,7 @@ class LossyProxy:
 
     @contextmanager
     def open(self) -> Iterator[str]:
-        """Listen; yield the URL."""
+        """Accept connections until the `with` block ends; yield the proxy's URL."""
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):

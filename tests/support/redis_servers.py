@@ -47,7 +47,7 @@ class RedisServer:
         return connect(self.url, timeout_s=5.0)
 
     def start(self, *options: str) -> None:
-        """Start the server, and wait until it answers; fail if it ends instead."""
+        """Start the server, and wait until it responds; fail if it ends instead."""
         self.options = options
         command = [*redis_command(self.port, self.directory), *options]
         if "--cluster-enabled" in options:  # by default its bus is on the port plus 10,000, which may be taken
@@ -65,7 +65,7 @@ class RedisServer:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def pause(self) -> None:
-        """Suspend the server: connections are accepted, and get no answers."""
+        """Suspend the server: it accepts connections, and sends no replies."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -85,7 +85,7 @@ class RedisServer:
 
 
 def serves_tls() -> bool:
-    """Whether this machine's server was built with TLS: only then does it report a missing certificate."""
+    """Return whether this machine's server was built with TLS: only then does it report a missing certificate."""
     tried = subprocess.run(
         [redis_executable(), "--port", "0", "--tls-port", str(free_port())], capture_output=True, text=True, check=False
     )
@@ -100,11 +100,11 @@ class Authority:
         self._directory = directory
         self.file = directory / "ca.pem"
         self._key = directory / "ca.key"
-        usage = ("-addext", "keyUsage=critical,keyCertSign")  # newer Pythons insist on it
+        usage = ("-addext", "keyUsage=critical,keyCertSign")  # newer Pythons require it
         self._openssl("req", "-x509", "-subj", f"/CN={name}", *usage, "-keyout", self._key, "-out", self.file)
 
     def certify(self, name: str, subject: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-        """Issue a certificate and its key; the subject is the host that a client must have asked for."""
+        """Issue a certificate and its key; the subject is the host to which a client has to connect."""
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         self._openssl(
             *("req", "-x509", "-CA", self.file, "-CAkey", self._key, "-subj", f"/CN={name}"),
@@ -114,7 +114,7 @@ class Authority:
         return certificate, key
 
     def server_options(self, *, subject: str = "IP:127.0.0.1", clients: str = "no") -> list[str]:
-        """The options of a server with a certificate, which demands certificates of its clients or not."""
+        """Return the options of a server with a certificate; `clients` says whether clients need certificates too."""
         certificate, key = self.certify("server", subject)
         options = {"cert-file": certificate, "key-file": key, "ca-cert-file": self.file, "auth-clients": clients}
         return [str(word) for name, value in options.items() for word in (f"--tls-{name}", value)]
@@ -125,5 +125,5 @@ class Authority:
 
 
 def written(server: RedisServer) -> bytes:
-    """All that was ever written to a server: its append-only file."""
+    """Return everything that was ever written to a server: its append-only file."""
     return b"".join(path.read_bytes() for path in server.directory.rglob("*.aof"))

@@ -51,6 +51,6 @@ def write_raw(path: Location, data: bytes) -> Path:
 
 
 def touch_later(path: Path) -> None:
-    """Change a file's time of modification."""
+    """Set a file's modification time to a second from now."""
     later = time.time_ns() + 1_000_000_000
     os.utime(path, ns=(later, later))

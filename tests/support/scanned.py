@@ -55,7 +55,7 @@ def bot(body: str) -> Bot | Reject:
 
 
 def malformed_at(text: str | bytes) -> tuple[int, str]:
-    """Byte offset and message of the error; the same from small chunks."""
+    """Return the byte offset and the message of the error; check that small chunks give the same message."""
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     with pytest.raises(SourceMalformed) as caught:
         list(scan([data], max_record_bytes=LIMIT))
@@ -74,7 +74,7 @@ def shown(scanned: list[Item]) -> list[str]:
     ]
 
 
-# A record's fields in each of the four shapes; `%s` is among the record's members.
+# A record in each of the four shapes; `%s` is replaced by members of the record.
 SHAPES = {
     "map": '{"A":{%s}}',
     "section map": '{"predictions":{"A":{%s}}}',

@@ -1,7 +1,7 @@
-"""Make the pages' screenshots of the dashboard: `python -m tests.support.screenshots`.
+"""Make the screenshots of the dashboard for the pages in `docs/`: `python -m tests.support.screenshots`.
 
-A day's work in small: an engine that rewrites its file, runs that publish it, one that failed, an API that serves it.
-Needs the font that the page asks for first: `apt-get install fonts-inter`.
+They show a day's work on a small scale: an engine that rewrites its file, runs that publish it, a run that failed, and
+an API that serves the result. The font that the page prefers is required: `apt-get install fonts-inter`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BOTS: Final = [
     "grid-btc", "trend-us", "stat-arb", "news-nlp", "gap-fade", "rotation",
 ]
 # fmt: on
-# Name of the picture: address in the page, width, height, pixels a point, color scheme, whole page.
+# Name of the picture: address in the page, width, height, pixels per point, color scheme, whole page or not.
 SHOTS: Final = {
     "dashboard-light": ("", 1440, 1000, 1, "light", True),
     "dashboard-dark": ("", 1440, 1000, 1, "dark", False),
@@ -51,7 +51,7 @@ MAX_BYTES: Final = 300_000
 
 
 def main() -> None:
-    """Make all of them in `docs/`."""
+    """Make all screenshots in `docs/`."""
     found = subprocess.run(["fc-match", "Inter"], capture_output=True, text=True, check=True).stdout
     assert '"Inter"' in found, f"no font Inter but {found}"
     with tempfile.TemporaryDirectory() as name, chdir(name):  # so that the pictures show no path of this machine
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _work(settings: Settings) -> None:
-    """Some runs: most publish, some find nothing new, one fails."""
+    """Do some runs: most publish, some find nothing new, one fails."""
     engine = _Engine()
     for number in range(RUNS):
         if number % 7 != 3:
@@ -102,7 +102,7 @@ def _shoot(url: str) -> None:
                 expect(page.locator("#symbol-charts svg")).to_have_count(2)
             path = DOCS / f"{name}.png"
             with Image.open(io.BytesIO(page.screenshot(full_page=whole))) as picture:
-                # 256 colors are a third of the bytes, without a visible difference.
+                # With 256 colors a file has a third of the bytes, without a visible difference.
                 picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
             watched.close()
             size = path.stat().st_size
@@ -112,7 +112,7 @@ def _shoot(url: str) -> None:
 
 
 class _Engine:
-    """A prediction engine with a memory: prices wander, the rest follows from them."""
+    """A prediction engine with state: prices change by small random steps, and predictions follow from them."""
 
     def __init__(self) -> None:
         self._rng = random.Random(7)
@@ -125,7 +125,7 @@ class _Engine:
         self._held = {name: self._rng.sample(TICKERS, self._rng.randrange(1, 7)) for name in BOTS}
 
     def tick(self) -> dict[str, Any]:
-        """The file's next state."""
+        """Return the next content of the file."""
         records = {name: self._record(name, rank) for rank, name in enumerate(self._prices)}
         for name in self._rng.sample(sorted(self._prices)[200:], self._rng.randrange(1, 9)):
             records[name]["confidence"] = 1.4

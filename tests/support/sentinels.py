@@ -26,9 +26,9 @@ class SentinelGroup:
     """Two data servers, of which one is the master, and their Sentinels.
 
     Args:
-        directory: Where all of them keep their files.
+        directory: The directory in which all processes keep their files.
         password: The password of the data servers; empty for none.
-        sentinel_password: The Sentinels' own.
+        sentinel_password: The password of the Sentinels; empty for none.
     """
 
     def __init__(self, directory: Path, *, password: str = "", sentinel_password: str = "") -> None:
@@ -70,12 +70,12 @@ class SentinelGroup:
 
     @property
     def replica(self) -> RedisServer:
-        """The other one."""
+        """The data server that is not the master."""
         master = self.master
         return next(server for server in self.servers if server is not master)
 
     def start_sentinel(self, port: int) -> None:
-        """Start a Sentinel, with what it knew when it ended."""
+        """Start a Sentinel; if it ran before, with the state that it had when it ended."""
         path = self.directory / f"sentinel-{port}.conf"
         if not path.exists():
             lines = [
@@ -85,7 +85,7 @@ class SentinelGroup:
                 f"sentinel monitor {MASTER} 127.0.0.1 {self.servers[0].port} 2",
                 f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}",
                 f"sentinel failover-timeout {MASTER} 2000",
-                # The data that they would exchange within two seconds.
+                # The data that the Sentinels would otherwise exchange within two seconds.
                 f"sentinel myid {port:040x}",
                 *(f"sentinel known-sentinel {MASTER} 127.0.0.1 {one} {one:040x}" for one in self.ports if one != port),
                 f"sentinel known-replica {MASTER} 127.0.0.1 {self.servers[1].port}",
@@ -97,7 +97,7 @@ class SentinelGroup:
         self._processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def suspend_sentinel(self, port: int) -> None:
-        """Suspend a Sentinel: connections are accepted, and get no answers."""
+        """Suspend a Sentinel: it accepts connections, and sends no replies."""
         self._processes[port].send_signal(signal.SIGSTOP)
 
     def kill_sentinel(self, port: int) -> None:
@@ -108,16 +108,17 @@ class SentinelGroup:
             process.wait()
 
     def cut_off_replica(self, key: str) -> None:
-        """End the replication once the replica has a key like this; a failover has to follow within seconds.
+        """Stop the replication once the replica has a key that matches this; a failover has to follow within seconds.
 
-        A suspended replica would still read from its socket what a master had sent before it was killed.
+        It is not enough to suspend the replica: it would still read from its socket what a master had sent before it
+        was killed.
         """
         with self.replica.client as client:
             wait_until(lambda: client.keys(key), what=f"{key} in the replica")
             client.replicaof("127.0.0.1", free_port())
 
     def fail_over(self, *, hang: bool = False) -> None:
-        """Kill or suspend the master, and wait until the replica is the master."""
+        """Kill the master, or suspend it if `hang`, and wait until the replica is the master."""
         master, replica = self.master, self.replica
         if hang:
             master.pause()
@@ -129,7 +130,7 @@ class SentinelGroup:
         return redis.Redis(port=port, password=self._sentinel_password or None)
 
     def _is_ready(self) -> bool:
-        """Whether every Sentinel knows the others and the replica, and the replica has all data."""
+        """Return whether every Sentinel knows the others and the replica, and the replica has all data."""
         try:
             for port in self.ports:
                 with self._sentinel(port) as sentinel:
@@ -147,7 +148,7 @@ def _login(password: str) -> str:
 
 
 def _is_reached(url: str, server: RedisServer) -> bool:
-    """Whether a client that asks the Sentinels may write to this server."""
+    """Return whether a client that gets its server from the Sentinels may write, and has this server."""
     with suppress(redis.RedisError), connect(url, timeout_s=1.0) as client:
         client.set("failed-over", "1", ex=1)
         return int(client.info("server")["tcp_port"]) == server.port

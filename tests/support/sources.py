@@ -1,4 +1,4 @@
-"""A source of one file or of two parts, its runs by this process or as the fleet makes them, and what it publishes."""
+"""A source of one file or of two parts, its runs in this process or in the steps of a fleet, and what it publishes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GOOD: dict[str, Any] = {"AAPL": a_record(), "MSFT": a_record(confidence=0.9), "b
 
 
 def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
-    """Do one run as the fleet does, in this process, with all messages as JSON."""
+    """Do one run in the steps of a fleet, but within this process; messages are encoded as JSON."""
     sent: list[bytes] = []
     dispatcher = Dispatcher("first", lambda assignment: sent.append(msgspec.json.encode(assignment)), lambda *_: None)
     report = run_source(settings, dispatcher, accept=accept)
@@ -72,14 +72,14 @@ class Source:
             write_json(self._path / f"{name}.json", {**members, "bots": half})
 
     def published(self, server: RedisServer) -> tuple[dict[str, bytes], dict[bytes, tuple[bytes, bool]]]:
-        """All that readers can see, byte for byte."""
+        """Return all that readers can see, byte for byte: the files, and the keys in Redis."""
         keys = Keys(self.settings.source)
         ours = (keys.part("").encode(), keys.parts.encode(), keys.handed.encode())
         shown = {name: value for name, value in keys_of(server, "engine").items() if not name.startswith(ours)}
         return files_of(local(self.settings.output_dir)), shown
 
     def snapshot(self, kind: str) -> dict[str, Any]:
-        """One snapshot, as its file has it."""
+        """Return one snapshot, decoded from its file."""
         data = gzip.decompress((local(self.settings.output_dir) / FILE_NAMES[kind]).read_bytes())
         value: dict[str, Any] = json.loads(data)
         return value

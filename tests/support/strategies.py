@@ -1,10 +1,10 @@
 """Hypothesis strategies for rolling files: values as a tree, written out as JSON in many spellings.
 
-A tree is made of `None`, bool, int, float, str and list, of `Members` for objects, which may name a member twice, and
+A tree is made of `None`, bool, int, float, str and list, of `Members` for objects, in which a name may come twice, and
 of `Raw` for tokens that no JSON encoder writes: `NaN`, `1e999`, integers of 5,000 digits, half a surrogate pair.
 
-Text that is no Unicode has lone surrogates in U+DC80..DCFF. They are written as escapes, or as they are: then
-`surrogateescape` makes invalid UTF-8 of them.
+Text that is not valid Unicode has lone surrogates in U+DC80..DCFF. They are written as escapes, or unchanged; if
+unchanged, `surrogateescape` encodes them as invalid UTF-8.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "styles",
 ]
 
-# Longer than any limit the tests set; nothing else that these strategies make comes near one.
+# Longer than any limit the tests set; nothing else that these strategies make is near such a limit.
 OVERLONG = 40_000
 
 
@@ -111,7 +111,7 @@ finite = st.one_of(
     st.integers(-(10**25), 10**25), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0, 0.1, -2.5])
 )
 prices = st.one_of(st.floats(1e-9, 1e9), st.integers(1, 10**30))
-# Few different ones, so that many tie; 0.5 and its neighbours stand at the usual threshold.
+# Few different values, so that many are equal; 0.5 and its neighbours are at the usual threshold.
 confidences = st.one_of(
     st.sampled_from([0, 1, 0.25, 0.5, 0.5, 0.49999999999999994, 0.5000000000000001, 0.75, 0.75]), st.floats(0, 1)
 )
@@ -120,14 +120,14 @@ bad_confidences = st.one_of(bad_numbers, st.sampled_from([None, Raw("NaN"), -0.0
 bad_prices = st.one_of(bad_numbers, st.sampled_from([None, *_NOT_NUMBERS, 0, -1.5, Raw("-0.0"), Raw("1e-400")]))
 bad_texts = st.sampled_from([True, 5, 0.5, [], ["bullish"], Members([("a", 1)])])
 timestamps = st.one_of(st.none(), texts, st.integers(0, 2**70), st.floats(0, 1e12), st.just(Raw("NaN")))
-# A handful, so that they come again: in other records, in other sections, in bots.
+# A handful, so that symbols repeat: in other records, in other sections, in bots.
 symbols = st.one_of(
     st.sampled_from(["AAPL", "MSFT", "GOOG", "BRK/B", 'Q"Q', "É", "😀", "", "_hidden", "symbol"]), texts
 )
 
 
-# Strategies are made once, here, not within those that draw from them: each new one is checked at its first use, which
-# was a quarter of the time of an example.
+# Strategies are made once, here, and not within the strategies that draw from them: Hypothesis checks each new one at
+# its first use, which took a quarter of the time of an example.
 _chances = {among: st.integers(0, among - 1) for among in (2, 3, 4, 8, 10, 16)}
 
 
@@ -147,7 +147,7 @@ _discarded_members = st.lists(
 
 @st.composite
 def records(draw: st.DrawFn, symbol: Any = None) -> Members:
-    """A record, mostly a good one, with discarded members between its fields, in any order."""
+    """A record, valid in most cases, with discarded members between its fields, in any order."""
     fields: dict[str, Any] = {
         "prediction": draw(finite),
         "confidence": draw(confidences),
@@ -178,7 +178,7 @@ _no_lasts = st.sampled_from([None, Raw("Infinity"), "unused?"])
 
 
 def _move_price(draw: st.DrawFn, fields: dict[str, Any]) -> None:
-    """Give the price under its other names."""
+    """Write the price as `price`; `last` and `last_price` have it too or something else, or the latter is missing."""
     price = fields.pop("last_price")
     fields["last_price"] = price if _one_in(draw, 4) else draw(_no_last_prices)
     fields["last"] = price if _one_in(draw, 4) else draw(_no_lasts)
@@ -225,7 +225,7 @@ _spoiled_in_positions = st.tuples(
 
 @st.composite
 def positions(draw: st.DrawFn, symbol: str | None) -> Any:
-    """A position, with ordinary quantities, whose sums are exact in 60 digits."""
+    """A position with an ordinary quantity, so that sums of quantities are exact in 60 digits."""
     fields: dict[str, Any] = {draw(_amount_names): draw(_amounts)}
     price = draw(_average_prices)
     fields[draw(_average_price_names)] = price
@@ -261,7 +261,7 @@ _spoiled_in_bots = st.sampled_from(
 
 
 def _held(draw: st.DrawFn) -> Any:
-    """What stands under `positions` of a good bot."""
+    """The value of `positions` in a valid bot."""
     match draw(_shapes_of_positions):
         case "none":
             return None
@@ -275,7 +275,7 @@ def _held(draw: st.DrawFn) -> Any:
 
 @st.composite
 def bots(draw: st.DrawFn) -> Any:
-    """A bot, mostly a good one."""
+    """A bot, valid in most cases."""
     fields = {
         "enabled": draw(_enabled),
         "equity": draw(_equities),
@@ -298,7 +298,7 @@ _least_listed = st.sampled_from([0, 2, 4])
 
 @st.composite
 def keyed_records(draw: st.DrawFn, max_size: int = 7) -> Members:
-    """Records under their symbols, some of them twice, and values that are no records."""
+    """Records under their symbols, some of them twice, and values that are not records."""
     members = Members()
     for symbol in draw(st.lists(symbols, min_size=draw(_least_keyed), max_size=max_size)):
         members.append((symbol, draw(_records_or_not if _one_in(draw, 10) else good_records)))
@@ -309,7 +309,7 @@ def keyed_records(draw: st.DrawFn, max_size: int = 7) -> Members:
 
 @st.composite
 def listed_records(draw: st.DrawFn, max_size: int = 7) -> list[Any]:
-    """Records that name their symbol themselves, and values that are no records."""
+    """Records that name their symbol themselves, and values that are not records."""
     result: list[Any] = []
     for symbol in draw(st.lists(symbols, min_size=draw(_least_listed), max_size=max_size)):
         is_none = _one_in(draw, 10) and draw(st.booleans())
@@ -325,7 +325,7 @@ _bot_names = st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é", B
 
 @st.composite
 def bot_sections(draw: st.DrawFn) -> Any:
-    """The value of `bots`."""
+    """The value of a section `bots`."""
     if _one_in(draw, 10):
         return draw(_no_bot_sections)
     return Members((name, draw(_bots_or_not if name == "beta" else good_bots)) for name in draw(_bot_names))
@@ -342,7 +342,7 @@ _few_keyed_records = keyed_records(5)
 
 @st.composite
 def maps(draw: st.DrawFn) -> Members:
-    """Shapes 1 and 2, also mixed: records by symbol, sections, and members that are neither, in any order."""
+    """An object of shape 1, 2 or both: records by symbol, sections, and members that are neither, in any order."""
     members: list[tuple[str, Any]] = list(draw(_few_keyed_records))
     if draw(st.booleans()):
         members += [(name, draw(_bodies_of_record_sections)) for name in draw(_record_sections)]
@@ -351,7 +351,7 @@ def maps(draw: st.DrawFn) -> Members:
     return Members(draw(st.permutations(members)))
 
 
-# What ROLLING_FIELDS, ROLLING_BOT_FIELDS and ROLLING_POSITION_FIELDS may be: other names, divisors and extra fields;
+# Values of ROLLING_FIELDS, ROLLING_BOT_FIELDS and ROLLING_POSITION_FIELDS: other names, divisors and extra fields;
 # paths; paths with the names of sections in them; and other meanings for names that have one by default.
 MAPPING_TEXTS: list[tuple[str, str, str]] = [
     ("prediction=score; confidence=certainty/100; last_price=close; +sector; +volume=v", "", ""),
@@ -381,7 +381,7 @@ _no_object = st.sampled_from([None, 5, [], "x", [Members([("prediction", 1)])]])
 
 @st.composite
 def _relocated(draw: st.DrawFn, members: Members, items: Sequence[MappedField]) -> Members:
-    """The members of a record, a bot or a position where a mapping says, and others as they are."""
+    """The members of a record, bot or position, moved to where a mapping says; members that it does not name stay."""
     by_name = {item.name: item for item in items}
     result = Members()
     for name, body in members:
@@ -489,7 +489,7 @@ _removed = st.sampled_from([0, 0, 1, 2, 10])
 
 
 def _shortened(text: str) -> str:
-    """Cut overlong values short, rather than to make a whole file of a third of them in vain."""
+    """Shorten overlong values: a third of the files would otherwise be too long, and be made in vain."""
     for letter in "dknK":
         text = text.replace(letter * OVERLONG, letter * 400)
     return text
@@ -497,7 +497,7 @@ def _shortened(text: str) -> str:
 
 @st.composite
 def rolling_bytes(draw: st.DrawFn, mapping: InputMapping = UNMAPPED) -> bytes:
-    """The bytes of a small rolling file, most of them damaged somewhere, or a soup of tokens."""
+    """The bytes of a small rolling file, in most cases damaged somewhere, or a random sequence of critical tokens."""
     if _one_in(draw, 3):
         return draw(soup)
     text = draw(rolling_files(mapping).map(_shortened).filter(lambda text: len(text) < 6_000))

@@ -1,8 +1,8 @@
 """The units of `deploy/systemd` as processes: each command runs unchanged, with the environment that systemd sets.
 
-No systemd is needed. Paths of an installation are replaced by those of the test; the rest is used unchanged. Of the
-restrictions those that a process can put on itself are in force: no new privileges, and no memory that is both written
-and executed. The others are systemd's own, which `systemd-analyze` reads.
+No systemd is needed. The paths of an installation are replaced by paths of the test; the rest is used unchanged. The
+restrictions that a process can put on itself are in force: no new privileges, and no memory that is both written and
+executed. The other restrictions are systemd's own, and `systemd-analyze` reads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HOSTNAME: Final = "a-host"
 
 
 class Unit:
-    """The `[Service]` of a unit with the drop-in of its prefix, as a list of settings."""
+    """The section `[Service]` of a unit, after the drop-in of its prefix, as a list of settings."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,12 +39,12 @@ class Unit:
         return [value for given, value in self._settings if given == key]
 
     def last(self, key: str) -> str:
-        """The value that is in force."""
+        """Return the last value of a setting, which is the one in force."""
         return self.all(key)[-1]
 
 
 class Installed(Processes):
-    """The units as processes, with the files that an operator writes, until the `with` block ends."""
+    """The units as processes, with the files that an operator writes; they run until the `with` block ends."""
 
     def __init__(self, directory: Path, redis_url: str) -> None:
         super().__init__(directory)
@@ -59,7 +59,7 @@ class Installed(Processes):
         self.spawn(unit.name, self._command(unit), self._environment(unit), lambda: _restrict(unit))
 
     def run(self, unit: Unit) -> bool:
-        """Whether a unit that ends by itself succeeds."""
+        """Run a unit that ends by itself; return whether it succeeds."""
         return self.succeeds(self._command(unit), self._environment(unit), timeout_s=30)
 
     def _command(self, unit: Unit) -> list[str]:
@@ -88,7 +88,7 @@ class Installed(Processes):
         )
 
     def _credentials(self, unit: Unit) -> str:
-        """A directory with what the unit loads, and nothing else."""
+        """Return a directory with the credentials that the unit loads, and nothing else."""
         directory = self.directory / f"credentials-{unit.name}"
         if not directory.exists():
             directory.mkdir()
@@ -119,4 +119,4 @@ def _restrict(unit: Unit) -> None:
     if unit.last("NoNewPrivileges") == "yes":
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if unit.last("MemoryDenyWriteExecute") == "yes":
-        libc.prctl(PR_SET_MDWE, 1, 0, 0, 0)  # since Linux 6.3; older kernels refuse it, and nothing is tried
+        libc.prctl(PR_SET_MDWE, 1, 0, 0, 0)  # since Linux 6.3; older kernels refuse it, and the process runs without it

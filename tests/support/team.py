@@ -1,4 +1,4 @@
-"""Another team's program, in its own directory, that uses the installed package: its files and its real processes."""
+"""The program of another team, which uses the installed package: its directory, its files and its real processes."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def celery_project(register: str = "register(app)", **conf: Any) -> dict[str, st
 
 
 class Team:
-    """A directory with their files; processes run in it, see none of this repository, and end with the `with` block.
+    """A team's directory with its files; its processes see nothing of this repository, and end with the `with` block.
 
     Attributes:
         environ: The environment of the processes: the settings, and what the test adds.
         python: The Python that runs them.
-        lines: What the processes that were started have printed, each line after the process's name.
+        lines: The lines that the started processes have printed, each after the name of its process.
     """
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
@@ -107,14 +107,14 @@ class Team:
         self.reader.close()
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write files of theirs."""
+        """Write files into the team's directory."""
         for name, text in files.items():
             path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
 
     def start(self, name: str, *command: str, **variables: str) -> None:
-        """Start a process in their directory."""
+        """Start a process in the team's directory."""
         self._stack.start(name, ["env", "-C", str(self.directory), *command], variables)
 
     def start_beat(self, *options: str, app: str = "proj") -> None:
@@ -128,7 +128,7 @@ class Team:
         self.wait_for_line(rf"{name}\| .* ready\.")
 
     def wait_for_line(self, pattern: str, *, after: int = 0, limit_s: float = 30.0) -> str:
-        """Wait for a process to print a line, after so many lines."""
+        """Wait until a process prints a matching line after the first `after` lines; return the line."""
         matching: list[str] = []
 
         def is_there() -> bool:
@@ -144,7 +144,7 @@ class Team:
         return matching[0]
 
     def wait_for_run(self, status: str = "success", *, limit_s: float = 30.0) -> Report:
-        """Wait for the report of a run."""
+        """Wait for the report of a run with this status; return the report."""
         reports: list[Report] = []
 
         def is_there() -> bool:
@@ -163,11 +163,11 @@ class Team:
         self._stack.check()
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in their directory to its end."""
+        """Run a command in the team's directory to its end."""
         return run(command, self.environ | variables, self.directory)
 
     def program(self, code: str, **variables: str) -> Any:
-        """Run a program of theirs from a file in their directory; return what it prints, decoded from JSON."""
+        """Run a program from a file in the team's directory; return what it prints, decoded from JSON."""
         self.write({"program.py": code})
         done = self.run(self.python, "program.py", **variables)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -1,4 +1,4 @@
-"""The web for tests: an app with its lifespan in this process, or the command as its users start it."""
+"""The web for tests: an app with its lifespan in this process, the command as users start it, listeners to events."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ WEB: Final = ("-m", "optimizer.cli", "web")
 
 @contextmanager
 def asking(settings: Settings, trigger: Trigger | None = None) -> Iterator[TestClient]:
-    """A client of an app that has started."""
+    """Start an app in this process; yield a client of it that accepts gzip."""
     with TestClient(create_app(settings, trigger=trigger), headers={"Accept-Encoding": "gzip"}) as client:
         yield client
 
 
 class WebServer:
-    """A server as a process; leave its `with` block and it is stopped as a supervisor stops it.
+    """A server as a process, which is stopped as a supervisor stops it when its `with` block ends.
 
-    By default it is `rolling-optimizer web`; `command` is for others, as Python's arguments.
+    By default it is `rolling-optimizer web`; `command` has the arguments of Python for another server.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class WebServer:
         return self.process.wait(20)
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers in lower case, and the bytes as they came."""
+        """Request a path; return the status, the headers with names in lower case, and the body as received."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()})
             answer = connection.getresponse()
@@ -94,7 +94,7 @@ class WebServer:
 
 
 class Events:
-    """A listener to `/events`; close it, or use it as a context manager."""
+    """A listener to `/events`; close its socket, or use it as a context manager."""
 
     def __init__(self, port: int, last_event_id: int | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -109,7 +109,7 @@ class Events:
         self.socket.close()
 
     def versions(self, count: int) -> list[int]:
-        """The ids of the first so many messages."""
+        """Wait for this many messages with an id; return the ids received."""
         while self._read.count(b"\nid: ") < count:
             data = self.socket.recv(65_536)
             assert data, self._read
@@ -117,7 +117,7 @@ class Events:
         return [int(part.split(b"\n")[0]) for part in self._read.split(b"\nid: ")[1:]]
 
     def wait_for(self, text: bytes) -> bytes:
-        """All that came, once this has."""
+        """Wait until this text has been received; return everything received."""
         while text not in self._read:
             data = self.socket.recv(65_536)
             assert data, self._read
@@ -126,7 +126,7 @@ class Events:
 
 
 class ChangeEvents:
-    """A listener to `/events?data=changes`, which inflates what comes piece by piece, as browsers do."""
+    """A listener to `/events?data=changes`, which inflates each piece when it is received, as browsers do."""
 
     def __init__(
         self, port: int, *, since: int | None = None, last_event_id: int | None = None, gzip: bool = True
@@ -149,7 +149,7 @@ class ChangeEvents:
         self._connection.close()
 
     def messages(self, count: int, *, event: str = "") -> list[tuple[str, int | None, Any]]:
-        """The first so many messages, of one kind or of all: event, id, data."""
+        """Wait for this many messages, of one event or of all; return event, id and data of each received."""
         while len(found := [message for message in self._parse() if event in ("", message[0])]) < count:
             data = self.response.read1(65_536)
             assert data, self._text

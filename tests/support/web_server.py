@@ -28,14 +28,14 @@ class Pages:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.cut_after: int | None = None  # bytes of a body, after which the connection is closed
-        self.amid: Callable[[], None] = lambda: None  # called within a whole body
+        self.amid: Callable[[], None] = lambda: None  # called in the middle of a body
         self.stop = threading.Event()
         self.hangs = False
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer one GET."""
+        """Respond to one GET."""
         self.asked.append((handler.path, dict(handler.headers)))
         if self.hangs:
             self.stop.wait(60)
@@ -64,7 +64,7 @@ class Pages:
 
 @contextmanager
 def serving(context: ssl.SSLContext | None = None) -> Iterator[Pages]:
-    """A server on a free port of the loopback."""
+    """Serve on a free port of the loopback until the `with` block ends; yield what a test can change."""
     pages = Pages()
 
     class Handler(BaseHTTPRequestHandler):

@@ -59,8 +59,8 @@ class WholeFleet:
 
     @contextmanager
     def running(self) -> Iterator[WebServer]:
-        """All of them, with an input to read, from when the first scheduled run has been published."""
-        for part in "ab":  # one file, or two where the input is a pattern
+        """Start everything, with an input to read; yield the web once the first scheduled run is published."""
+        for part in "ab":  # one file, or two if the input is a pattern
             write_json(Path(str(self.settings.input).replace("*", part)), {"AAPL": a_record()})
         with self.fleet as fleet:
             fleet.start_worker(*self._worker_options, **self.urls("worker", "worker"))
@@ -73,13 +73,13 @@ class WholeFleet:
             fleet.stop()
 
     def urls(self, broker_role: str, cache_role: str = "router") -> dict[str, str]:
-        """The variables of a process."""
+        """Return the variables with the URLs for a process with these roles."""
         return {"ROLLING_BROKER_URL": self._url_of(broker_role), "ROLLING_REDIS_URL": self._cache_url_of(cache_role)}
 
     def check(self, web: WebServer) -> None:
-        """Use Redis by every path: runs triggered by command, Flower and web, both readers, and the commands."""
+        """Use Redis in every way: runs by command, Flower and web, updates, both readers, `status` and `config`."""
         said = "skipped"
-        while said.startswith("skipped"):  # a scheduled run was on
+        while said.startswith("skipped"):  # a scheduled run was running
             commanded = rolling_optimizer(self._directory, "trigger", "--force", "--wait", **self.urls("sender"))
             said = commanded.stdout
         assert (commanded.returncode, said[:8]) == (0, "success:"), said + commanded.stderr
@@ -132,7 +132,7 @@ class WholeFleet:
 
 
 def ask(web: WebServer, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    """Ask the web with the token."""
+    """Send a request with the token to the web; return the decoded response."""
     login = {"Authorization": f"Bearer {TOKEN}"}
     request = urllib.request.Request(f"http://127.0.0.1:{web.port}{path}", body, login, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -141,7 +141,7 @@ def ask(web: WebServer, method: str, path: str, body: bytes | None = None) -> di
 
 
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
-    """What `celery inspect` says."""
+    """Return what `celery inspect` prints."""
     command = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", asked, "-t", "2"]
     done = run(command, os.environ | environ, ROOT, 60.0)
     return done.stdout + done.stderr

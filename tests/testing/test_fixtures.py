@@ -1,4 +1,4 @@
-"""The fixture for pytest, as the page on readers shows it."""
+"""The pytest fixture of `optimizer.testing`, as docs/readers.md shows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ MARK = "tests/testing/test_fixtures.py::test_the_tests_of_the_page_pass"
 
 @pytest.mark.slow
 def test_the_tests_of_the_page_pass(tmp_path: Path) -> None:
-    """Each in a file of its own beside the `conftest.py`; all pass, and fail if a page shows another price."""
+    """The tests in docs/readers.md pass, each in its own file beside the page's `conftest.py`.
+
+    With another price in the first test, pytest fails.
+    """
     shown = [block.text for block in blocks(PAGE) if block.argument == MARK]
     conftest, *tests = shown
     (tmp_path / "conftest.py").write_text(conftest)

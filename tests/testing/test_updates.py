@@ -1,4 +1,4 @@
-"""Updates of a test: what `publish` takes, rejects and refuses, and what its readers show then."""
+"""Updates of the readers in memory: what `update` accepts, rejects and refuses, and what the readers show then."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ MSFT = AAPL | {"symbol": "MSFT", "confidence": 0.25}
 
 
 def test_it_has_the_arguments_of_publish() -> None:
-    """So it takes its place wherever it is called."""
+    """`update` has the same parameters as `publish`, so that it can replace it wherever that is called."""
     for reader in (testing.MemoryReader, testing.AsyncMemoryReader):
         _, *own = inspect.signature(reader.update).parameters.values()
         assert own == list(inspect.signature(publish).parameters.values())
 
 
 def test_what_is_accepted_is_shown_and_what_is_rejected_is_named() -> None:
-    """In a version of its own, ranked as a drain ranks it; a callback has returned, and the change is held."""
+    """An update makes a version of its accepted records, ranked as a drain ranks them, and names the rejected ones.
+
+    When the call returns, the change is held, and callbacks have returned.
+    """
     with closing(testing.reader(predictions=[AAPL], index=[MSFT])) as reader:
         seen: list[int] = []
         reader.on_version(lambda state: seen.append(state.version))
@@ -44,14 +47,17 @@ def test_what_is_accepted_is_shown_and_what_is_rejected_is_named() -> None:
 
 
 def test_an_older_record_changes_nothing() -> None:
-    """Where both have a time, as in a worker."""
+    """An update with an older record than the shown one changes nothing if both have a time, as in a worker."""
     with closing(testing.reader(predictions=[AAPL | {"timestamp": 200}])) as reader:
         reader.update([AAPL | {"timestamp": 100, "prediction": 1.0}])
         assert reader.predictions().value.predictions[0].prediction == 101.5
 
 
 def test_settings_are_those_of_production(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of fields and limits come from the variables, or from `settings`; the source has to be the reader's."""
+    """Names of fields and limits are taken from the variables, or from `settings`.
+
+    A source other than the reader's is refused.
+    """
     monkeypatch.setenv("ROLLING_FIELDS", "confidence=score/100; +sector")
     with closing(testing.reader(missing=True)) as reader:
         reader.publish()
@@ -70,7 +76,7 @@ def test_settings_are_those_of_production(monkeypatch: pytest.MonkeyPatch) -> No
     ("version", "error"), [({"origin": "files"}, CacheUnavailable), ({"missing": True}, UpdatesPending)]
 )
 def test_what_hinders_an_update(version: dict[str, Any], error: type[Exception]) -> None:
-    """Redis that is away, and a source without a version; rejects alone need neither."""
+    """An update fails if Redis is away or the source has no version; an update of rejects alone needs neither."""
     with closing(testing.reader(**version)) as reader:
         assert len(reader.update([5], wait_s=1).rejected) == 1
         with pytest.raises(error):

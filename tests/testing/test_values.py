@@ -1,4 +1,4 @@
-"""What `optimizer.testing` makes of the values of a test, and how it refuses those that no version can have."""
+"""How `optimizer.testing` makes versions of a test's values, and refuses values that no version can have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORD = {"symbol": "AAPL", "prediction": 101.5, "confidence": 0.75, "last_price
 
 
 def test_structs_and_mappings_are_the_same() -> None:
-    """What a mapping does not say has the default of the input."""
+    """Structs and mappings give equal versions; a field that a mapping lacks has the default of the input."""
     bot = BotSummary(enabled=False, equity=10.5, pnl_today=None, positions=0, last_updated=None)
     with (
         closing(
@@ -39,7 +39,7 @@ def test_structs_and_mappings_are_the_same() -> None:
 
 
 def test_a_record_may_have_extra_fields() -> None:
-    """As a struct and as a mapping, with the name that JSON has."""
+    """A record may have extra fields, as a struct or as a mapping with the member `extra`, as in JSON."""
     given = RECORD | {"extra": {"sector": "Tech", "volume": 5}}
     for record in (given, msgspec.convert(given, Record)):
         with closing(testing.reader(predictions=[record])) as reader:
@@ -47,7 +47,10 @@ def test_a_record_may_have_extra_fields() -> None:
 
 
 def test_a_publish_keeps_what_it_does_not_change() -> None:
-    """The values and the origin; number, age and what is rejected or missing are those of the new version."""
+    """A publish keeps the values and the origin that it does not change.
+
+    Number, age and counts of rejects are new: by default the next number, not stale, and no rejects.
+    """
     with closing(testing.reader(predictions=[RECORD], bots={"a": {}}, origin="files", version=5, stale=True)) as reader:
         assert (reader.manifest().stale, reader.manifest().origin) == (True, "files")
         assert 90 < reader.manifest().age_s < 120
@@ -66,7 +69,7 @@ def test_a_publish_keeps_what_it_does_not_change() -> None:
 
 
 def test_what_is_equal_keeps_its_etag() -> None:
-    """As between real versions; a publish makes a version all the same."""
+    """A kind with an equal value keeps its ETag, as between real versions; each publish makes a new version."""
     with closing(testing.reader(predictions=[RECORD], bots={"alpha": {}})) as reader:
         before = (reader.predictions().etag, reader.bots().etag, reader.portfolio().etag)
         reader.publish()
@@ -78,7 +81,7 @@ def test_what_is_equal_keeps_its_etag() -> None:
 
 
 def test_there_may_be_no_version_yet() -> None:
-    """Until the first publish."""
+    """A reader with `missing=True` raises `SnapshotMissing` until the first publish."""
     with closing(testing.reader(missing=True, source="intraday")) as reader:
         with pytest.raises(SnapshotMissing, match="no snapshot of 'intraday'"):
             reader.predictions()
@@ -87,7 +90,10 @@ def test_there_may_be_no_version_yet() -> None:
 
 
 def test_files_with_a_part_that_cannot_be_read_are_no_version() -> None:
-    """As a set of real files that is not whole; in Redis the other parts stay."""
+    """Files with an unreadable part are no version, like a set of real files that is not whole.
+
+    In Redis, the other parts are still shown.
+    """
     with closing(testing.reader(predictions=[RECORD], origin="files", unreadable=["bots"])) as reader:
         with pytest.raises(SnapshotMissing, match="no snapshot of"):
             reader.predictions()
@@ -96,7 +102,7 @@ def test_files_with_a_part_that_cannot_be_read_are_no_version() -> None:
 
 
 def test_an_index_is_of_one_version() -> None:
-    """A lookup for a version that is not current any more finds none, as in Redis once it has expired."""
+    """A lookup for a version that is no longer current finds no index, as in Redis after the version has expired."""
     with closing(testing.reader(predictions=[RECORD], version=7)) as reader:
         redis = reader.follower.redis
         assert redis.records(7, ["AAPL"]) == reader.top(1).value
@@ -139,13 +145,13 @@ def test_an_index_is_of_one_version() -> None:
     ],
 )
 def test_a_value_that_no_version_can_have_is_refused(values: dict[str, Any], message: str) -> None:
-    """With its place, and what it can be."""
+    """A value that no version can have is refused with its place, and with what it can be."""
     with pytest.raises(SettingsInvalid, match=message):
         testing.reader(**values)
 
 
 def test_a_publish_that_is_refused_changes_nothing() -> None:
-    """The version before stays."""
+    """After a publish that is refused, the version before it stays current, with its values."""
     with closing(testing.reader(predictions=[RECORD])) as reader:
         with pytest.raises(SettingsInvalid):
             reader.publish(predictions=[], bots={"a": {"enabled": 1}})
@@ -156,7 +162,10 @@ def test_a_publish_that_is_refused_changes_nothing() -> None:
 
 @pytest.mark.slow
 def test_importing_it_starts_nothing_and_needs_no_pytest() -> None:
-    """It is imported by the tests of others, under whatever runs them."""
+    """Importing `optimizer.testing` starts no thread and adds no log handler, and does not import pytest.
+
+    It does not import Celery, FastAPI or ijson either. Users' tests import it, under any test runner.
+    """
     program = (
         "import sys, threading, logging, optimizer.testing; "
         "print(sorted({'pytest', 'celery', 'fastapi', 'ijson'} & set(sys.modules)), threading.active_count(), "

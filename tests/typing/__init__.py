@@ -1,1 +1,1 @@
-"""What a type checker sees of the package as users have it."""
+"""What a type checker sees of the package as it is installed for users."""

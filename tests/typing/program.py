@@ -1,6 +1,6 @@
 """A user's program, as `mypy --strict` sees it beside the installed wheel: one function for each part of the interface.
 
-`assert_type` fails where a value is `Any` as well. Nothing here may need a comment that silences the checker.
+`assert_type` also fails if a value is `Any`. Nothing here may need a comment that silences the checker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapsho
 
 
 def read() -> str:
-    """With the threaded reader."""
+    """Read with the threaded reader."""
     reader = SnapshotReader.from_env()
     try:
         page = reader.predictions()
@@ -53,7 +53,7 @@ def read() -> str:
 
 
 async def read_in_a_loop() -> list[Record]:
-    """With the asyncio reader."""
+    """Read with the asyncio reader."""
     async with AsyncSnapshotReader.from_settings(Settings()) as reader:
         assert_type(await reader.predictions(), Snapshot[PredictionsSnapshot])
         assert_type(await reader.bots(), Snapshot[BotsSnapshot])
@@ -64,7 +64,7 @@ async def read_in_a_loop() -> list[Record]:
 
 
 def use_fields(record: Record, bot: BotSummary, holding: Holding) -> None:
-    """What pages show has types of its own."""
+    """Use what pages show: each field has its own type."""
     assert_type(record.symbol, str)
     assert_type(record.prediction, float)
     assert_type(record.confidence, float)
@@ -79,7 +79,7 @@ def use_fields(record: Record, bot: BotSummary, holding: Holding) -> None:
 
 
 def serve() -> FastAPI:
-    """The router in an app."""
+    """Include the router in an app."""
     settings = Settings.from_env(os.environ)
     app = FastAPI()
     app.include_router(optimizer.web.make_router(settings), prefix="/api")
@@ -96,18 +96,18 @@ class Sender:
         return f"{source} {force} {accept}"
 
     def state(self, run_id: str) -> optimizer.web.RunState:
-        """Tell its state."""
+        """Return the state of a run."""
         return optimizer.web.RunState(run_id, "pending")
 
 
 def serve_with_a_trigger() -> FastAPI:
-    """It fits the protocol, which needs no base class."""
+    """Serve with a trigger that fits the protocol, which needs no base class."""
     trigger: optimizer.web.Trigger = Sender()
     return optimizer.web.create_app(Settings(trigger_token="a token"), trigger=trigger, sources=["brain"])
 
 
 def run() -> int:
-    """A run, and its errors."""
+    """Do a run, and handle its errors."""
     try:
         report = optimize(Settings.from_env({"ROLLING_INPUT": "brain.json.gz"}), force=True, use_cache=False)
     except (errors.SourceMissing, errors.TooManyRejected) as error:

@@ -24,7 +24,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Venv:
 
 
 def test_every_package_of_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
-    """With `py.typed`, without which checkers pass over it."""
+    """Every package of the wheel contains `py.typed`, without which type checkers ignore its types."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     packages = {name.partition("/")[0] for name in names if name.endswith(".py") and "/" in name}
@@ -32,7 +32,7 @@ def test_every_package_of_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
 
 
 def test_a_users_program_passes_mypy_strict(environment: Venv, tmp_path: Path) -> None:
-    """In a directory of its own, without a configuration, and with nothing silenced."""
+    """A user's program passes `mypy --strict` in its own directory, without a configuration, with nothing silenced."""
     program = PROGRAM.read_text("utf-8")
     assert "type: ignore" not in program
     assert checked(environment, tmp_path, program) == "Success: no issues found in 1 source file\n"
@@ -51,14 +51,14 @@ def test_a_users_program_passes_mypy_strict(environment: Venv, tmp_path: Path) -
     ],
 )
 def test_a_wrong_program_does_not(environment: Venv, tmp_path: Path, line: str, said: str) -> None:
-    """So the checker has read the types, and did not pass over them."""
+    """A wrong line in the program is reported, so mypy has read the package's types and has not ignored them."""
     printed = checked(environment, tmp_path, f"{PROGRAM.read_text('utf-8')}\n\n{line}\n")
     assert said in printed
     assert "Found 1 error in 1 file" in printed
 
 
 def checked(environment: Venv, directory: Path, program: str) -> str:
-    """What mypy says of a program beside the packages of an environment."""
+    """Return what mypy prints about a program that is beside the packages of an environment."""
     (directory / "program.py").write_text(program, "utf-8")
     cache = environment.python.parents[2] / "cache"  # one for all tests: FastAPI's types take most of the time
     options = ["--strict", "--python-executable", str(environment.python), "--cache-dir", str(cache)]

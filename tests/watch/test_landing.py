@@ -1,4 +1,4 @@
-"""When an input has landed, against the whole history of what was seen of it."""
+"""When an input has landed, compared with what follows from the whole history of what was seen of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NAMES = ("a", "b", "c")
 
 Look = tuple[float, dict[str, Seen]]
 
-# What happens to a file, or to a run, and how long until the next look: multiples of 1/8 s, so that sums are exact.
+# The time until the next observation (multiples of 1/8 s, so that sums are exact), what happens to a file or to a run,
+# and the name of the file.
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 10).map(lambda eighths: eighths / 8),
@@ -30,7 +31,10 @@ STEPS = st.lists(
 @hypothesis_settings(max_examples=examples(400))
 @given(STEPS)
 def test_an_input_lands_when_all_its_files_rest(steps: list[tuple[float, str, str]]) -> None:
-    """By all looks so far: it differs from what was taken, no file may be being written, and none was lost just now."""
+    """An input lands when it differs from the input that was taken and each file, present or lost, has rested.
+
+    The expected time follows from all observations so far; an input with an empty file does not land.
+    """
     landing = Landing(REST_S)
     files: dict[str, Seen] = {}
     looks: list[Look] = []
@@ -69,7 +73,7 @@ def _versions(files: dict[str, Seen]) -> dict[str, str]:
 
 
 def _lands_s(looks: list[Look]) -> float:
-    """When an input lands that was seen like this: the latest time that any of its files, or of the lost, asks for."""
+    """Return when an input with these observations lands: the latest time that any file, present or lost, requires."""
     times = [float("-inf")]
     for at, (now_s, files) in enumerate(looks):
         before = looks[at - 1][1] if at else {}
@@ -84,12 +88,12 @@ def _lands_s(looks: list[Look]) -> float:
 
 
 def file(version: str, *, file: str = "x", is_whole: bool = False) -> Seen:
-    """A file as it was seen."""
+    """A file as the watch has seen it."""
     return Seen(version, file, is_whole)
 
 
 def test_a_renamed_file_lands_at_once() -> None:
-    """Also while the watch has just been started."""
+    """A renamed file lands at once, also if the watch has just been started."""
     landing = Landing(REST_S)
     landing.observe({"a": file("1", is_whole=True)}, 5.0)
     assert landing.lands_s == 5.0
@@ -99,7 +103,7 @@ def test_a_renamed_file_lands_at_once() -> None:
 
 
 def test_a_file_that_is_written_in_place_lands_after_its_last_write() -> None:
-    """Each change that is seen begins the rest anew."""
+    """A file that is written in place lands after a rest, which each change that is seen begins again."""
     landing = Landing(REST_S)
     landing.observe({}, 0.0)
     landing.observe({"a": file("1")}, 1.0)
@@ -110,7 +114,7 @@ def test_a_file_that_is_written_in_place_lands_after_its_last_write() -> None:
 
 
 def test_a_run_that_has_read_nothing_is_sent_again() -> None:
-    """The input waits for another one, without a rest of its own."""
+    """After a run that has read nothing, the input waits for another run, without another rest."""
     landing = Landing(REST_S)
     landing.observe({"a": file("1", is_whole=True)}, 0.0)
     landing.take()
@@ -121,7 +125,10 @@ def test_a_run_that_has_read_nothing_is_sent_again() -> None:
 
 @pytest.mark.parametrize("rest_s", [0.1, 8.0])
 def test_the_rest_of_a_new_file_is_in_proportion(rest_s: float) -> None:
-    """`--rest 8` is for an engine that pauses for seconds, and that may begin with a new file each time."""
+    """A new file rests for a quarter of `--rest`.
+
+    `--rest 8` is for an engine that pauses for seconds, and that may begin with a new file each time.
+    """
     landing = Landing(rest_s)
     landing.observe({}, 0.0)
     landing.observe({"a": file("1")}, 1.0)

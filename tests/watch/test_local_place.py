@@ -1,4 +1,4 @@
-"""What a local input shows, and that each way to replace it is noticed at once."""
+"""What the watch sees of a local input, and that it notices each way to replace the input at once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from optimizer.watch.landing import Seen
 from optimizer.watch.local_place import LOOK_S, LocalPlace, directories_of
 from tests.support.redis_servers import wait_until
 
-# Less than the time after which a file is looked at though nothing was announced.
+# Less than the time after which files are checked although nothing was announced.
 AT_ONCE_S = LOOK_S * 0.8
 
 
 @pytest.fixture(name="place_of")
 def make_place() -> Iterator[Callable[[Path], LocalPlace]]:
-    """Return a function that makes a place, which has been looked at once."""
+    """Yield a function that makes a place whose files have been checked once."""
     stopped = threading.Event()
     places: list[LocalPlace] = []
 
@@ -38,7 +38,7 @@ def make_place() -> Iterator[Callable[[Path], LocalPlace]]:
 
 
 def announced(place: LocalPlace, names: set[str], limit_s: float = AT_ONCE_S) -> None:
-    """Wait until the place is looked at because something was announced, and shows these files."""
+    """Wait until a change is announced and the place then shows these files."""
     until_s = time.monotonic() + limit_s
     while time.monotonic() < until_s:
         if place.wait() and {Path(path).name for path in place.look()} == names:
@@ -47,7 +47,7 @@ def announced(place: LocalPlace, names: set[str], limit_s: float = AT_ONCE_S) ->
 
 
 def rename_into(path: Path, content: bytes = b"{}") -> None:
-    """Replace a file as a good engine does."""
+    """Replace a file by rename, as a good engine does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     partial.write_bytes(content)
@@ -55,7 +55,10 @@ def rename_into(path: Path, content: bytes = b"{}") -> None:
 
 
 def test_how_a_file_came_to_be_shows(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """One that is written in place is the same file and not whole; one that was renamed is another, and whole."""
+    """A file that is written in place is the same file in another version, and not whole.
+
+    A file that was renamed into its place is another file, and whole.
+    """
     path = tmp_path / "a.json"
     place = place_of(path)
     assert place.look() == {}
@@ -73,7 +76,8 @@ def test_how_a_file_came_to_be_shows(tmp_path: Path, place_of: Callable[[Path], 
 
     partial = tmp_path / "b.json"
     partial.write_text("{}")
-    wait_until(lambda: time.time_ns() - partial.stat().st_mtime_ns > 20_000_000)  # an older kernel's clock of files
+    # Longer than a tick of an older kernel's clock of files.
+    wait_until(lambda: time.time_ns() - partial.stat().st_mtime_ns > 20_000_000)
     partial.rename(path)
     (renamed,) = place.look().values()
     assert renamed.is_whole
@@ -83,7 +87,10 @@ def test_how_a_file_came_to_be_shows(tmp_path: Path, place_of: Callable[[Path], 
 def test_a_renamed_file_is_whole_whatever_the_clock_of_files_shows(
     tmp_path: Path, place_of: Callable[[Path], LocalPlace]
 ) -> None:
-    """Its times may be equal, but it had another name before. If it is written to afterwards, it is not whole."""
+    """A renamed file is whole even if its times do not show the rename, since it had another name before.
+
+    If it is written to afterwards, it is not whole.
+    """
     (tmp_path / "real").mkdir()
     (tmp_path / "in").symlink_to(tmp_path / "real")
     path, partial = tmp_path / "in" / "a.json", tmp_path / "in" / ".a.json.new"
@@ -107,7 +114,10 @@ def test_a_renamed_file_is_whole_whatever_the_clock_of_files_shows(
 def test_the_inode_number_of_a_deleted_file_says_nothing(
     tmp_path: Path, place_of: Callable[[Path], LocalPlace]
 ) -> None:
-    """An engine that keeps the old file under another name, and writes in place, gets the number of the one before."""
+    """A file that is written in place is not whole even if it has the inode number of a deleted file.
+
+    It gets that number from an engine that keeps the old file under another name, and writes in place.
+    """
     path, old = tmp_path / "a.json", tmp_path / "a.json.old"
     place = place_of(path)
     for content in ("1", "22", "333", "4444"):
@@ -136,19 +146,19 @@ def only_file(place: LocalPlace) -> Seen:
 
 
 def written_after_any_rename(path: Path) -> None:
-    """Let the times of a file say that it was not renamed after it was written."""
+    """Set the modification time of a file an hour ahead, so that its times show no rename after the last write."""
     later_ns = time.time_ns() + 3_600_000_000_000
     os.utime(path, ns=(later_ns, later_ns))
 
 
 def test_a_directory_that_appears_later_is_noticed(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """Several levels at once, and again after it was deleted."""
+    """Directories that appear later are noticed, several levels at once, and again after they were deleted."""
     path = tmp_path / "deep" / "down" / "a.json"
     place = place_of(path)
     assert directories_of(path) == (frozenset([str(tmp_path)]), False)
     for _ in range(3):
         rename_into(path)
-        announced(place, {"a.json"}, limit_s=AT_ONCE_S + LOOK_S)  # made before the directory above it had a watch
+        announced(place, {"a.json"}, limit_s=AT_ONCE_S + LOOK_S)  # it may be made before its directory is watched
         rename_into(path, b"[]")
         announced(place, {"a.json"})
         shutil.rmtree(tmp_path / "deep")
@@ -157,7 +167,7 @@ def test_a_directory_that_appears_later_is_noticed(tmp_path: Path, place_of: Cal
 
 
 def test_a_directory_that_was_replaced_is_watched(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """A new one of the same name, renamed into the place of the old one."""
+    """If a directory is renamed away and a new one is made under its name, files in the new one are noticed."""
     path = tmp_path / "in" / "a.json"
     rename_into(path)
     place = place_of(path)
@@ -171,7 +181,7 @@ def test_a_directory_that_was_replaced_is_watched(tmp_path: Path, place_of: Call
 
 
 def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """The file that a link of the input's name leads to, and the link itself."""
+    """If the input is a link, replacing the file to which it leads or the link itself is noticed as a new version."""
     for day in ("monday", "tuesday"):
         rename_into(tmp_path / day / "a.json", day.encode())
     link = tmp_path / "in" / "a.json"
@@ -195,7 +205,10 @@ def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Calla
 def test_a_link_among_the_directories_is_followed(
     tmp_path: Path, place_of: Callable[[Path], LocalPlace], name: str
 ) -> None:
-    """`current`, which leads to a directory for each release, by way of another link, is replaced."""
+    """A new link in place of any link on the way to the input is noticed as a new version.
+
+    Here `current` leads by way of another link to a directory for each release, and each of the two is replaced.
+    """
     days = [tmp_path / "days" / day for day in ("monday", "tuesday", "wednesday")]
     for day in days:
         rename_into((day / name).with_name("a.json"), str(day).encode())
@@ -214,7 +227,7 @@ def test_a_link_among_the_directories_is_followed(
 
 
 def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """Files and directories that appear; what begins with a dot, and snapshots, are no parts."""
+    """New files and new directories that a pattern matches are noticed, and deleted files too."""
     place = place_of(tmp_path / "in" / "*" / "part-*.json")
     for number, directory in enumerate(("x", "y")):
         rename_into(tmp_path / "in" / directory / f"part-{number}.json")
@@ -231,7 +244,7 @@ def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> Non
 
 
 def test_a_pattern_of_any_depth(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """`**` is watched with all that lies below; snapshots in it are no parts."""
+    """A pattern with `**` is watched with all directories below it; snapshots there are not parts."""
     rename_into(tmp_path / "in" / "a.json.gz")
     pattern = tmp_path / "in" / "**" / "*.json.gz"
     place = place_of(pattern)
@@ -243,7 +256,7 @@ def test_a_pattern_of_any_depth(tmp_path: Path, place_of: Callable[[Path], Local
 
 
 def test_a_name_that_looks_like_a_pattern(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """`brain[1].json` is one file if it is there by that name."""
+    """`brain[1].json` is one file, and not a pattern, if a file of that name exists."""
     path = tmp_path / "brain[1].json"
     rename_into(path)
     place = place_of(path)
@@ -253,7 +266,7 @@ def test_a_name_that_looks_like_a_pattern(tmp_path: Path, place_of: Callable[[Pa
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may search every directory")
 def test_a_directory_that_may_not_be_searched(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """The error names the file and says why."""
+    """If a directory may not be searched, the error names the file and the reason."""
     rename_into(tmp_path / "in" / "a.json")
     (tmp_path / "in").chmod(0)
     try:
@@ -264,7 +277,10 @@ def test_a_directory_that_may_not_be_searched(tmp_path: Path, place_of: Callable
 
 
 def test_links_in_a_circle(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """They are an error with its cause, of the file or of a directory."""
+    """Links in a circle, as the file or as its directory, are an error with its cause.
+
+    A pattern in such a directory finds no file.
+    """
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for path in (tmp_path / "a", tmp_path / "a" / "c.json"):
@@ -274,7 +290,7 @@ def test_links_in_a_circle(tmp_path: Path, place_of: Callable[[Path], LocalPlace
 
 
 def test_a_name_that_no_file_system_takes(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """What fails otherwise than by being absent is an error with its cause."""
+    """A file name that is too long is an error with its cause, and not taken for an absent file."""
     with pytest.raises(SourceUnreadable, match="cannot be looked at: File name too long"):
         place_of(tmp_path / ("a" * 300))
 
@@ -282,7 +298,7 @@ def test_a_name_that_no_file_system_takes(tmp_path: Path, place_of: Callable[[Pa
 def test_without_announcements_it_is_looked_at_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No watch left in the kernel: one warning that names the directory."""
+    """If the kernel has no watch left, the input is still checked; one warning names the directory and the cause."""
 
     def refuse(*_: object, **__: object) -> Iterator[set[object]]:
         yield from map(refuse_one, [0])

@@ -1,4 +1,4 @@
-"""Inputs by URL: each version is noticed by what its place says of it, without reading it."""
+"""Inputs by URL: each version is noticed by the tag that the store or server gives it, without reading the content."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from tests.support.web_server import serving
 
 
 def place_of(url: Url) -> RemotePlace:
-    """A place that is never waited for."""
+    """Return a place whose interval of 2 s no test waits for."""
     return RemotePlace(url, 2.0, threading.Event())
 
 
 @pytest.mark.slow
 def test_objects_of_a_store(s3: S3Server, tmp_path: Path) -> None:
-    """One object, and the parts of a pattern: put, replaced and deleted."""
+    """An object, and the parts of a pattern, are noticed when they are put, replaced and deleted; each is whole.
+
+    The fingerprint without reading equals the fingerprint of the opened object.
+    """
     root = s3.bucket / tmp_path.name
     one, pattern = place_of(root / "a.json"), place_of(root / "*.json")
     assert one.look() == pattern.look() == {}
@@ -43,7 +46,7 @@ def test_objects_of_a_store(s3: S3Server, tmp_path: Path) -> None:
 
 
 def test_a_file_on_the_web() -> None:
-    """By its ETag; absent while the server does not find it; an error while it fails."""
+    """A file on the web has a new version by its ETag, is absent at a 404, and is an error at a 500."""
     with serving() as pages:
         place = place_of(Url(f"{pages.url}/a.json"))
         versions = set()

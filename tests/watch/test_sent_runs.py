@@ -1,4 +1,4 @@
-"""The runs that a watch sends, followed in a real broker whose results are stored as a worker stores them."""
+"""The runs that a watch sends and follows, with a real broker in which the test stores results as a worker does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Watched:
         self.broker = broker
 
     def replace(self, version: str) -> None:
-        """Let a renamed file be seen."""
+        """Let the watch see a renamed file of this version."""
         self.landing.observe({"a": Seen(version, version, is_whole=True)}, self.now_s)
 
     def step(self, seconds: float = FOLLOW_S) -> int:
@@ -47,13 +47,13 @@ class Watched:
         return run
 
     def end(self, result: dict[str, Any] | None, status: str = "SUCCESS", run: str = "") -> None:
-        """Store how a run goes."""
+        """Store the state and the result of a run, by default of the last one."""
         self.broker.set(f"celery-task-meta-{run or self.last()}", json.dumps({"status": status, "result": result}))
 
 
 @pytest.fixture
 def watched(settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """One that has sent nothing yet."""
+    """A watch that has sent nothing yet."""
     monkeypatch.setenv("ROLLING_REDIS_URL", redis_server.url)
     monkeypatch.setenv("ROLLING_INPUT", str(settings.input))
     with redis_server.client as broker:
@@ -61,7 +61,7 @@ def watched(settings: Settings, redis_server: RedisServer, monkeypatch: pytest.M
 
 
 def test_what_lands_while_a_run_is_on_makes_one_more(watched: Watched) -> None:
-    """However often the input is replaced meanwhile; and none where it was not."""
+    """If the input is replaced during a run, however often, one more run is sent after it; otherwise none is."""
     assert watched.step() == 0
     watched.replace("1")
     assert watched.step() == 1
@@ -76,7 +76,10 @@ def test_what_lands_while_a_run_is_on_makes_one_more(watched: Watched) -> None:
 
 
 def test_a_run_that_fails_is_left_to_the_next_tick(watched: Watched) -> None:
-    """A bad input is not scanned again and again; the next one is, at once."""
+    """A run that failed is not repeated, so that a bad input is not scanned again and again.
+
+    For the next input a run is sent at once.
+    """
     watched.replace("1")
     assert watched.step() == 1
     watched.end({"exc_type": "SourceMalformed", "exc_message": ["x"], "exc_module": "optimizer.errors"}, "FAILURE")
@@ -86,7 +89,10 @@ def test_a_run_that_fails_is_left_to_the_next_tick(watched: Watched) -> None:
 
 
 def test_a_run_that_found_the_source_locked_is_sent_again(watched: Watched) -> None:
-    """A tick's, say, whose end is not known here; with pauses that grow, and begin anew with the next success."""
+    """A skipped run is sent again, after pauses that grow up to a limit; a success resets them.
+
+    The end of the run that holds the lock (of a tick, for example) is not known to the watch.
+    """
     watched.replace("1")
     assert watched.step() == 1
     sent = 1
@@ -105,7 +111,7 @@ def test_a_run_that_found_the_source_locked_is_sent_again(watched: Watched) -> N
 
 
 def test_a_run_of_another_sender_may_have_read_the_input_before(watched: Watched) -> None:
-    """It is waited for, and then one is sent."""
+    """After a pending run of another sender, which may have read the input before it was replaced, one more is sent."""
     run = watched.sender.send(force=False, accept=False, source="rolling_brain")
     watched.end(None, "STARTED", run)
     watched.replace("1")
@@ -121,7 +127,10 @@ def test_a_run_of_another_sender_may_have_read_the_input_before(watched: Watched
 def test_a_run_that_never_ends_is_given_up(
     watched: Watched, caplog: pytest.LogCaptureFixture, stored: str | None
 ) -> None:
-    """No worker has begun it, or the one that did was killed: after its time, another is sent, with one warning."""
+    """A run that no worker begins within 60 s, or ends within 300 s, is given up: another is sent, with one warning.
+
+    Either no worker has begun it, or the worker that did was killed.
+    """
     watched.replace("1")
     assert watched.step() == 1
     if stored:
@@ -129,14 +138,14 @@ def test_a_run_that_never_ends_is_given_up(
     assert watched.step() == 1
     limit_s = 300 if stored else 60
     assert watched.step(limit_s - 5) == 1
-    # Its sender gives it up by the same limits, of which no second has passed in truth.
+    # The sender gives it up by the same limits, but by the real clock, on which no second has passed.
     watched.broker.delete("rolling:{rolling_brain}:requested")
     assert watched.step(10) == 2
 
     def warnings() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
-    watched.end({"exc_type": "TaskRevokedError", "exc_message": ["expired"]}, "REVOKED")  # as a worker that comes late
+    watched.end({"exc_type": "TaskRevokedError", "exc_message": ["expired"]}, "REVOKED")  # as by a worker that is late
     assert watched.step() == 3
     assert len(warnings()) == 1
     assert "no worker has ended run" in warnings()[0]
@@ -150,7 +159,7 @@ def test_a_run_that_never_ends_is_given_up(
 
 
 def test_a_broker_that_forgets_the_run(watched: Watched, own_redis: RedisServer, settings: Settings) -> None:
-    """It came back empty: what landed before is sent again, without waiting for the run that is lost."""
+    """If the broker restarts empty, a run for the landed input is sent again, without waiting for the lost one."""
     own_redis.start()
     with pytest.MonkeyPatch.context() as patch, own_redis.client as broker:
         patch.setenv("ROLLING_REDIS_URL", own_redis.url)

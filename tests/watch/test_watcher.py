@@ -1,4 +1,4 @@
-"""The thread that watches a source: what no kernel announces, and the end of the thread."""
+"""The thread that watches a source: changes that the kernel does not announce, and the end of the thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUEUE = "rolling.rolling_brain"
 
 @pytest.fixture
 def watcher(settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
-    """One that hears of no change, as on a network file system of what other hosts write."""
+    """A watcher to which no change is announced, as of writes by other hosts on a network file system."""
 
     def silent(*_: object, **__: object) -> Iterator[set[object]]:
         while True:
@@ -41,7 +41,11 @@ def watcher(settings: Settings, redis_server: RedisServer, monkeypatch: pytest.M
 def test_what_is_not_announced_is_seen_within_a_second(
     watcher: Watcher, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """A new file; and one that is written in place is looked at again before it counts as resting."""
+    """Without an announcement, a run is sent for a new file within 3 s.
+
+    A file that is written in place every 0.2 s is checked again before it counts as resting (after 0.8 s), so no run is
+    sent for it.
+    """
     with redis_server.client as broker:
         wait_until(lambda: watcher.is_well)
         write_json(settings.input, {"AAPL": a_record()})

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of pages: a browser, pages that are watched, an API that runs."""
+"""Fixtures for tests of pages: a browser, watched pages, and a running API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.browser import BrowserMissing, Watched, Web, chromium, chromi
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for the module; Playwright's loop may not outlive it, for others start loops of their own."""
+    """One browser for the module; Playwright's loop must end with it, since other tests start loops of their own."""
     try:
         chromium_executable()
     except BrowserMissing as error:
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Make pages; at the end none of them may have complained."""
+    """Yield a function that opens watched pages; fail at the end if one of them has complained."""
     opened: list[Watched] = []
 
     def make(url: str, **options: Any) -> Watched:
@@ -44,12 +44,12 @@ def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
 
 @pytest.fixture
 def web(tmp_path: Path, settings: Settings) -> Iterator[Web]:
-    """An API that runs."""
+    """A running API."""
     with Web(tmp_path, settings) as running:
         yield running
 
 
 @pytest.fixture
 def open_page(web: Web, watch: Callable[..., Watched]) -> Callable[..., Page]:
-    """Open the dashboard of that API."""
+    """Return a function that opens the dashboard of that API."""
     return lambda **options: watch(web.url, **options).open()

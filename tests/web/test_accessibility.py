@@ -35,7 +35,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def violations(page: Page, axe: str) -> list[str]:
-    """What axe-core finds wrong with the page as it is: rule, element and explanation."""
+    """Return what axe-core finds wrong with the page in its present state: rule, element and explanation."""
     page.evaluate(axe)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     return [f"{one['id']} {node['target']}: {node['failureSummary']}" for one in found for node in one["nodes"]]
@@ -52,8 +52,12 @@ def test_no_view_breaks_a_rule_of_accessibility(
     screen: dict[str, Any],
     scheme: str,
 ) -> None:
-    """Without data, then the overview with notices, a symbol with its table open, an unknown one, and the dialog."""
-    # The page's policy lets no text be run as a program, which is what the check is.
+    """axe-core finds nothing wrong with any view of the dashboard, in both schemes, on a wide and a phone screen.
+
+    The views are: without data, the overview with notices, a symbol with its table open, an unknown symbol, the dialog,
+    the sources and the help page. The overview, the symbol, the sources and the help page are no wider than the screen.
+    """
+    # The page's policy forbids running text as a program, which is how the check runs.
     options = {**screen, "color_scheme": scheme, "reduced_motion": "reduce", "bypass_csp": True}
     with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         page = watch(web.url, **options).open()

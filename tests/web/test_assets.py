@@ -1,4 +1,4 @@
-"""The static files: of the dashboard, and follow.js for any app that has the routes."""
+"""The static files of the dashboard, and follow.js for any app that has the routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ FOLLOW = Path(optimizer.web.__file__).parent / "static" / "follow.js"
 
 
 def test_follow_js_comes_with_the_routes_wherever_they_are(settings: Settings) -> None:
-    """The stand-alone app and a router under a prefix send the same module, which browsers keep and ask for again."""
+    """The stand-alone app and a router under a prefix send the same `follow.js`.
+
+    Browsers keep it and check each time whether it has changed, by its ETag.
+    """
     with closing(optimizer.testing.reader()) as reader:
         app = FastAPI()
         app.include_router(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
@@ -43,7 +46,7 @@ def test_follow_js_comes_with_the_routes_wherever_they_are(settings: Settings) -
 
 
 def test_the_page_is_sent_whatever_its_query_says(settings: Settings) -> None:
-    """What is chosen on it is in its query, which its script reads: a link with one leads to the page."""
+    """The page is the same with every query: its script reads the choices there, so a link with a query leads to it."""
     with asking(settings) as client:
         page = client.get("/")
         chosen = client.get("/?search=AA&sort=-confidence")

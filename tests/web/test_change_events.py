@@ -1,4 +1,4 @@
-"""A stream of changes: each change once to each listener, in order, or else a reset; and what is sent is gzip."""
+"""The stream of changes: each listener gets each change once and in order, or else a reset; it is sent as gzip."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def price_of(data: Any) -> float:
     order=st.lists(st.integers(-1, 5), max_size=20),
 )
 def test_messages_in_any_order_are_one_gzip_stream(texts: list[bytes], order: list[int]) -> None:
-    """A decoder shows each as soon as it has it, whatever came before it; a ping (-1) shows nothing."""
+    """Messages in any order are one gzip stream, from which a decoder gets each message as soon as it receives it.
+
+    This does not depend on the messages before it; a ping (-1) adds nothing to the text.
+    """
     messages: list[Message] = []
     for text in texts:
         messages.append(Message(text, messages[-1] if messages else None))
@@ -64,7 +67,10 @@ def test_messages_in_any_order_are_one_gzip_stream(texts: list[bytes], order: li
 
 
 def test_a_message_refers_to_the_one_before_where_that_was_sent_last() -> None:
-    """It is much shorter so; for any other listener it stands alone."""
+    """Sent directly after the message before it, a message refers to that one, and has less than half of its size.
+
+    For any other listener it stands alone; a message of 40,000 bytes always does.
+    """
     first, second = (
         b'data: {"symbol": "%s", "confidence": 0.%d, "last_price": 1.5}' % each for each in ((b"A", 71), (b"B", 93))
     )
@@ -109,7 +115,7 @@ def source() -> Iterator[Source]:
 
 
 def received(queue: ChangeQueue) -> list[tuple[str, int]]:
-    """The messages that wait for a listener about versions: event and id."""
+    """Take all waiting messages of a listener; return event and id of each message about a version."""
     events = []
     while not queue.empty():
         message = queue.get_nowait()
@@ -121,7 +127,10 @@ def received(queue: ChangeQueue) -> list[tuple[str, int]]:
 
 
 def test_a_listener_gets_each_change_once(source: Source) -> None:
-    """Also of versions that came between two refreshes; and the number of a version whose content is as before."""
+    """A listener gets each change once, also for versions that were published between two refreshes.
+
+    For a version with the same content as the one before, it gets the number alone.
+    """
     queue = source.hub.join_changes(None)
     assert received(queue) == [("version", 1)]
     for _ in range(3):
@@ -129,7 +138,7 @@ def test_a_listener_gets_each_change_once(source: Source) -> None:
     source.show()
     source.show()
     assert received(queue) == [("change", 2), ("change", 3), ("change", 4)]
-    source.publish(predictions=[AAPL | {"last_price": 3}])  # as before
+    source.publish(predictions=[AAPL | {"last_price": 3}])  # the same content as before
     source.show()
     assert received(queue) == [("version", 5)]
     source.publish()
@@ -139,7 +148,10 @@ def test_a_listener_gets_each_change_once(source: Source) -> None:
 
 
 def test_a_listener_that_comes_back_goes_on_where_it_was(source: Source) -> None:
-    """With what it has missed; with nothing if it has the current version; with a reset if that is not held."""
+    """A listener that reconnects gets the changes that it has missed, or nothing if it has the current version.
+
+    It gets a reset if its version is not held, and the current number if it names no version.
+    """
     for _ in range(2):
         source.publish()
     source.show()
@@ -157,7 +169,10 @@ def test_a_listener_that_comes_back_goes_on_where_it_was(source: Source) -> None
 
 
 def test_a_listener_that_is_ahead_waits_for_this_process(source: Source) -> None:
-    """It gets nothing that it has, and then goes on from what it has."""
+    """A listener with a newer version than this process gets no change that it has.
+
+    It gets the changes after its version once this process shows them.
+    """
     queue = source.hub.join_changes(3)
     assert received(queue) == []
     for events in ([], [], [("change", 4)], [("change", 5)]):
@@ -167,7 +182,10 @@ def test_a_listener_that_is_ahead_waits_for_this_process(source: Source) -> None
 
 
 def test_who_is_ahead_is_never_set_back(source: Source) -> None:
-    """Though it does not read, and loses what it was told of Redis; nor does a hub without a version fail of that."""
+    """A listener with a newer version than this process gets no reset when its queue of messages about Redis overflows.
+
+    A hub without a version does not fail in this case either.
+    """
     ahead, early = source.hub.join_changes(9), (hub := Hub()).join_changes(None)
     for number in range(3 * QUEUE_MESSAGES):
         for each in (source.hub, hub):
@@ -176,14 +194,14 @@ def test_who_is_ahead_is_never_set_back(source: Source) -> None:
 
 
 def test_a_chain_that_is_broken_is_a_reset(source: Source) -> None:
-    """Once; what comes after it is a change again."""
+    """A listener gets one reset where the chain of changes is broken, and changes again after it."""
     queue, late = source.hub.join_changes(None), source.hub.join_changes(9)
     received(queue)
     source.publish(origin="files")
     source.show()
     source.show()
     assert received(queue) == [("reset", 2)]
-    source.publish(origin="redis")  # leads from version 1, which Redis had
+    source.publish(origin="redis")  # its change leads from version 1, which Redis had
     source.publish()
     source.show()
     assert received(queue) == [("reset", 4)]
@@ -194,7 +212,10 @@ def test_a_chain_that_is_broken_is_a_reset(source: Source) -> None:
 
 
 def test_a_listener_that_does_not_read_is_told_to_take_the_whole(source: Source) -> None:
-    """Rather than a chain with a hole; another listener does not notice."""
+    """A listener that does not read gets a reset and the changes after it, and not a chain with a gap.
+
+    Its queue stays within its limit, and another listener is not affected.
+    """
     slow, quick = source.hub.join_changes(None), source.hub.join_changes(None)
     received(quick)
     for version in range(2, 100):
@@ -215,7 +236,10 @@ def test_a_listener_that_does_not_read_is_told_to_take_the_whole(source: Source)
 
 
 def test_a_stream_that_ends_loses_all_or_nothing(source: Source) -> None:
-    """What a client gets before the end has no hole: with the id of the last message it goes on."""
+    """At the end of a stream, a listener gets all waiting messages, or none if its queue is full.
+
+    So a client gets no chain with a gap before the end, and continues from the id of its last message.
+    """
     full, free = source.hub.join_changes(None), source.hub.join_changes(None)
     received(free)
     while not full.full():
@@ -231,7 +255,7 @@ def test_a_stream_that_ends_loses_all_or_nothing(source: Source) -> None:
 
 
 def test_the_text_of_a_change_is_made_once(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all listeners, and again only when it is held no longer."""
+    """The text of a change is made once for all listeners, and is held as long as the change, for the last 120."""
     queues = [source.hub.join_changes(None) for _ in range(3)]
     for queue in queues:
         received(queue)
@@ -253,7 +277,10 @@ def test_the_text_of_a_change_is_made_once(source: Source, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("gzip", [True, False], ids=["gzip", "plain"])
 def test_changes_come_in_messages(tmp_path: Path, settings: Settings, gzip: bool) -> None:
-    """Each as it is published, whole to a decoder that has no more than it; a client that comes back goes on."""
+    """A server sends each change when it is published, and a decoder gets it whole without later bytes.
+
+    A client that reconnects with its version gets the changes after it.
+    """
     first = version_of(run_old(settings))
     write_json(settings.input, {"AAPL": a_record(last_price=1.0), "bots": {"alpha": {}}})
     with WebServer(tmp_path, settings) as web, ChangeEvents(web.port, gzip=gzip) as events:
@@ -268,7 +295,7 @@ def test_changes_come_in_messages(tmp_path: Path, settings: Settings, gzip: bool
             assert (event, number, price_of(data)) == ("change", versions[-1], price)
             assert (data["version"], data["before"]) == (versions[-1], versions[-2])
 
-        # The header wins over the parameter of the address, which a browser does not change.
+        # The header takes precedence over the parameter of the address, which a browser does not change.
         for options in ({"since": versions[1]}, {"since": versions[0], "last_event_id": versions[1]}):
             with ChangeEvents(web.port, gzip=gzip, **options) as again:
                 assert [message[:2] for message in again.messages(2)] == [
@@ -286,7 +313,10 @@ def test_changes_come_in_messages(tmp_path: Path, settings: Settings, gzip: bool
 def test_listeners_are_told_of_redis_and_resume_after_it(
     tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer
 ) -> None:
-    """Versions of the files alone are a reset, once Redis is known to be away; then changes come again."""
+    """Listeners get a message when Redis goes away, and when it is back.
+
+    While it is away, a version that only the files have is a reset; after it is back, changes are sent again.
+    """
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     first, second = publish(settings, 1.0), publish(settings, 2.0)
@@ -306,7 +336,10 @@ def test_listeners_are_told_of_redis_and_resume_after_it(
 
 @pytest.mark.slow
 def test_a_version_that_the_files_have_first_is_no_reset(tmp_path: Path, settings: Settings) -> None:
-    """A run writes them before it publishes: a refresh between the two waits for the change."""
+    """A version that the files have before Redis is sent as a change, and not as a reset.
+
+    A run writes the files before it publishes, so a refresh between the two waits for the change.
+    """
     first = publish(settings, 1.0)
     with WebServer(tmp_path, settings) as web, ChangeEvents(web.port) as events:
         events.messages(1)
@@ -323,7 +356,10 @@ def test_a_version_that_the_files_have_first_is_no_reset(tmp_path: Path, setting
 def test_a_version_that_redis_does_not_get_is_shown_from_the_files_after_a_while(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """Redis answers, and the run did not use it: after some seconds listeners have to take the whole."""
+    """If Redis responds but a run did not use it, after some seconds listeners get a reset to the version of the files.
+
+    They then have to take the whole snapshot.
+    """
     first = publish(settings, 1.0)
     with WebServer(tmp_path, settings) as web, ChangeEvents(web.port) as events:
         events.messages(1)
@@ -356,7 +392,10 @@ LISTEN: Final = """
 
 @pytest.mark.slow
 def test_a_browser_reads_the_stream(tmp_path: Path, settings: Settings, browser: Browser) -> None:
-    """Chromium's EventSource inflates each message as it comes, and comes back by itself with its last id."""
+    """Chromium's EventSource inflates each message when it is received.
+
+    After a restart of the server it reconnects by itself with its last id, and gets the change that it has missed.
+    """
     versions = [publish(settings, 1.0)]
     with Web(tmp_path, settings) as web:
         watched = Watched(browser, web.url)

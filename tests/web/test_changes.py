@@ -1,4 +1,4 @@
-"""What changed between versions, and all of one, over HTTP."""
+"""What changed between versions, and the whole snapshot of one version, over HTTP."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reader() -> Iterator[MemoryReader]:
 
 @pytest.fixture
 def client(reader: MemoryReader) -> Iterator[TestClient]:
-    """A client of an app that includes its router."""
+    """A client of an app that includes the router of this reader."""
     app = FastAPI()
     app.include_router(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
     with TestClient(app, headers={"Accept-Encoding": "gzip"}) as client:
@@ -51,7 +51,10 @@ def client(reader: MemoryReader) -> Iterator[TestClient]:
 
 
 def test_changes_lead_from_one_snapshot_to_the_next(settings: Settings) -> None:
-    """What a client has taken whole, with each change applied, is what it would take whole now."""
+    """A snapshot of a client, with each later change applied, equals the newest snapshot.
+
+    The snapshot has the same values as the routes for predictions, bots and portfolio.
+    """
     first = version_of(run_old(settings))
     with asking(settings) as client:
         whole = client.get("/snapshot").json()
@@ -96,7 +99,10 @@ def _rows(content: VersionContent) -> object:
 
 
 def test_a_response_is_of_the_versions_that_are_asked_about(reader: MemoryReader, client: TestClient) -> None:
-    """Oldest first; none since the current one, nor since one that this process does not show yet."""
+    """`/changes` returns the changes since a version, oldest first.
+
+    There are none since the current version, nor since one that this process does not show yet.
+    """
     for price in (101.0, 102.0):
         reader.publish(predictions=[AAPL | {"last_price": price}])
     for since, versions in ((1, [2, 3]), (2, [3]), (3, []), (4, []), (999_999_999_999_999, [])):
@@ -117,7 +123,7 @@ def test_a_response_is_of_the_versions_that_are_asked_about(reader: MemoryReader
 
 @pytest.mark.parametrize("media_type", ["application/jsonl", "application/x-ndjson"])
 def test_changes_come_a_line_each_if_so_asked_for(reader: MemoryReader, client: TestClient, media_type: str) -> None:
-    """The same values; the current version is in the header."""
+    """If JSON lines are accepted, each change is one line with the same values; a header has the current version."""
     for price in (101.0, 102.0):
         reader.publish(predictions=[AAPL | {"last_price": price}])
     response = client.get("/api/changes?since=1", headers={"Accept": f"text/plain;q=0.1, {media_type.upper()}"})
@@ -131,7 +137,10 @@ def test_changes_come_a_line_each_if_so_asked_for(reader: MemoryReader, client: 
 
 @pytest.mark.slow
 def test_a_client_that_has_a_response_is_told_so(reader: MemoryReader, client: TestClient) -> None:
-    """Each form has an ETag of its own; a new version has another one."""
+    """A request with the ETag of a response is a 304.
+
+    Each form (JSON or lines, gzip or not) has its own ETag, and a new version has another one.
+    """
     reader.publish(predictions=MANY)
     seen = set()
     for accept in ("application/json", "application/jsonl"):
@@ -150,7 +159,7 @@ def test_a_client_that_has_a_response_is_told_so(reader: MemoryReader, client: T
 
 
 def test_a_head_has_the_headers_alone(reader: MemoryReader, client: TestClient) -> None:
-    """Those of a GET, also of an error."""
+    """A HEAD request gets the status and the headers of a GET, and no body, also for an error."""
     reader.publish(predictions=[AAPL | {"last_price": 1.0}])
     for path in ("/api/changes?since=1", "/api/snapshot", "/api/changes?since=0"):
         got, head = client.get(path), client.head(path)
@@ -159,7 +168,11 @@ def test_a_head_has_the_headers_alone(reader: MemoryReader, client: TestClient) 
 
 
 def test_a_client_that_is_too_far_behind_is_told_where_to_begin(reader: MemoryReader, client: TestClient) -> None:
-    """By a problem with the current version, the oldest that changes lead from, and the path of the whole."""
+    """A client that is too far behind gets a 410, which names where to begin.
+
+    It is a problem with the current version, the oldest version that changes lead from, and the path of the whole
+    snapshot.
+    """
     reader.publish(predictions=[AAPL | {"last_price": 1.0}], origin="files")
     gone = client.get("/api/changes?since=1")
     assert gone.json()["oldest"] is None
@@ -179,14 +192,14 @@ def test_a_client_that_is_too_far_behind_is_told_where_to_begin(reader: MemoryRe
 
 @pytest.mark.parametrize("query", ["", "?since=", "?since=-1", "?since=x", "?since=1e3", "?since=9999999999999999"])
 def test_a_version_that_is_none_is_refused(client: TestClient, query: str) -> None:
-    """By the name of the parameter."""
+    """A `since` that is no version number is a 422 that names the parameter."""
     response = client.get(f"/api/changes{query}")
     assert response.status_code == 422
     assert "query.since" in response.json()["detail"]
 
 
 def test_without_a_version_there_is_nothing_to_tell() -> None:
-    """503, as on the other routes."""
+    """Without a version, `/changes` and `/snapshot` are a 503 with `Retry-After`, like the other routes."""
     app = FastAPI()
     with closing(optimizer.testing.reader(missing=True)) as reader:
         app.include_router(optimizer.web.make_router(reader=reader))
@@ -197,7 +210,7 @@ def test_without_a_version_there_is_nothing_to_tell() -> None:
 
 
 def test_a_part_that_cannot_be_read_is_named() -> None:
-    """By the whole, which would lack it."""
+    """The whole snapshot is a 503 that names a part that cannot be read, since it would lack that part."""
     with closing(optimizer.testing.reader(predictions=[AAPL], unreadable=["bots"])) as broken:
         app = FastAPI()
         app.include_router(optimizer.web.make_router(reader=broken))
@@ -211,7 +224,10 @@ def test_a_part_that_cannot_be_read_is_named() -> None:
 def test_the_whole_is_made_once_a_version(
     reader: MemoryReader, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the first request, in another thread than the event loop's; not at all if none comes."""
+    """The whole snapshot is made once a version, at the first request, in a thread other than the event loop's.
+
+    If no request comes, it is not made at all.
+    """
     threads: list[str] = []
     compress = gzip.compress
 
@@ -227,7 +243,7 @@ def test_the_whole_is_made_once_a_version(
     for _ in range(3):
         assert len(client.get("/api/snapshot").json()["predictions"]) == len(MANY)
     assert len(threads) == 1
-    assert threads[0].startswith("asyncio_")  # of the event loop's pool
+    assert threads[0].startswith("asyncio_")  # a thread of the event loop's pool
     reader.publish(bots={"alpha": {}})
     response = client.get("/api/snapshot", headers={"Accept-Encoding": "identity"})
     assert response.json()["bots"].keys() == {"alpha"}
@@ -235,7 +251,10 @@ def test_the_whole_is_made_once_a_version(
 
 
 def test_a_login_stands_before_both(reader: MemoryReader) -> None:
-    """They belong to what pages show."""
+    """A login for the routes of snapshots is required for `/changes`, `/snapshot` and `/events?data=changes` too.
+
+    They belong to what pages show; the routes of operations, such as `/status`, stay open.
+    """
 
     def refuse() -> None:
         raise HTTPException(401, "log in first")
@@ -253,7 +272,10 @@ def test_a_login_stands_before_both(reader: MemoryReader) -> None:
 
 @pytest.mark.slow
 def test_what_is_held_of_responses_is_bounded(reader: MemoryReader) -> None:
-    """However many versions are asked about: a request for each of them does not fill the memory."""
+    """The memory for responses of `/changes` is bounded, however many versions clients request.
+
+    After responses of more than 8 MB in all, less than 7 MB is held.
+    """
     for price in range(1, 9):
         reader.publish(predictions=[record | {"last_price": float(price)} for record in MANY])
     app = FastAPI()
@@ -270,7 +292,7 @@ def test_what_is_held_of_responses_is_bounded(reader: MemoryReader) -> None:
 
 @pytest.mark.slow
 def test_each_source_has_changes_of_its_own(settings: Settings) -> None:
-    """At its own path, and the first one at the root."""
+    """Each source has its own changes at its own path, and the first source has them at the root too."""
     where = local(settings.output_dir)
     every = [replace(settings, source=name, output_dir=where.with_name(name)) for name in ("one", "two")]
     versions = []
@@ -290,7 +312,7 @@ def test_each_source_has_changes_of_its_own(settings: Settings) -> None:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_no_request_waits_for_redis(tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer) -> None:
-    """While it hangs, what is held answers at once, each time."""
+    """While Redis hangs, `/changes` and `/snapshot` respond from memory, together in less than 0.2 s, each time."""
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     first = version_of(run_old(settings))
@@ -303,7 +325,7 @@ def test_no_request_waits_for_redis(tmp_path: Path, settings_without_redis: Sett
                 started = time.monotonic()
                 status, _, body = web.get(f"/changes?since={first}")
                 assert web.get("/snapshot")[0] == 200
-                assert time.monotonic() - started < 0.2  # a question to Redis takes 0.25 s at least
+                assert time.monotonic() - started < 0.2  # a request to a Redis that hangs takes 0.25 s at least
                 assert (status, json.loads(body)["version"], len(json.loads(body)["changes"])) == (200, second, 1)
         finally:
             own_redis.resume()

@@ -34,7 +34,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def encoded(records: Sequence[Record], shown: Sequence[Record] | None = None) -> str:
-    """The table of some records, of a snapshot of all."""
+    """Return the table of some records of a snapshot, by default of all."""
     whole = PredictionsSnapshot(list(records), "2026-11-01T10:00:00.000Z", len(records))
     return CSV.encode(whole, records if shown is None else shown).decode()
 
@@ -60,7 +60,11 @@ records = st.builds(
 
 @given(st.lists(records, max_size=5))
 def test_every_value_is_read_back(every: list[Record]) -> None:
-    """Numbers to the last digit, text but for apostrophes before formulas, true and false as in JSON, null empty."""
+    """Every value can be read back from the table.
+
+    Numbers are exact to the last digit, text is the same apart from apostrophes before formulas, true and false are as
+    in JSON, and null is empty.
+    """
     header, *rows = table(encoded(every))
     names = [name.removeprefix("extra.") for name in header[len(FIELDS) :]]
     assert header == [*FIELDS, *(f"extra.{name}" for name in names)]
@@ -80,7 +84,7 @@ def test_every_value_is_read_back(every: list[Record]) -> None:
 
 
 def is_disarmed(text: str, cell: str) -> bool:
-    """Whether a cell is the text with apostrophes before formulas: at its beginning, and behind separators."""
+    """Return whether a cell is the text with apostrophes before formulas: at its beginning, and after separators."""
     expected, before = "", ""
     for character in text:
         begins = not before and character in (*FORMULAS, "\t", "\r", "\n", "\0")
@@ -95,7 +99,10 @@ def is_disarmed(text: str, cell: str) -> bool:
 @example("", "\f=")
 @example("", "\u2028=")
 def test_no_cell_is_a_formula_whatever_separates_cells(symbol: str, sentiment: str) -> None:
-    """Where a program splits lines at another character than the comma, without regard to quotes, too."""
+    """No cell begins with a formula, even where a program splits lines at other characters than the comma.
+
+    This includes programs that split without regard to quotes.
+    """
     text = encoded([Record(symbol, 1.0, 0.5, 1.0, sentiment)]).partition("\r\n")[2]
     for separator in (";", "\t", "|"):
         for line in text.splitlines():
@@ -105,7 +112,10 @@ def test_no_cell_is_a_formula_whatever_separates_cells(symbol: str, sentiment: s
 
 
 def test_numbers_are_bare_and_text_is_quoted() -> None:
-    """So that a negative number is one, and `1` as text is text; lines end as RFC 4180 has them."""
+    """Numbers are bare and text is quoted, so that a negative number is a number, and `1` as text is text.
+
+    Lines end with CRLF, as RFC 4180 requires.
+    """
     extra: dict[str, ExtraValue] = {"n": -7, "b": True, "t": "-7", "z": None}
     record = Record("=1+1", -1.5, 0.5, 1e22, 'a "b", c', None, -0.1, "1", extra_fields=extra)
     assert encoded([record]) == (
@@ -116,7 +126,10 @@ def test_numbers_are_bare_and_text_is_quoted() -> None:
 
 
 def test_the_columns_are_those_of_the_version(settings: Settings) -> None:
-    """Whichever records fit, so that tables of two filters can be put together; also where none does."""
+    """The table has all columns of the version, whichever records fit, and also if none does.
+
+    So tables of two filters can be put together.
+    """
     settings = replace(settings, fields="+sector; +volume")
     write_json(settings.input, {"A": a_record(sector="Tech", volume=5), "B": a_record(confidence=0.9)})
     optimize(settings)
@@ -132,7 +145,10 @@ def test_the_columns_are_those_of_the_version(settings: Settings) -> None:
     "query", ["", "limit=2", "limit=0", "offset=2", "limit=1&offset=1", "min_confidence=0.8", "sentiment=BEARISH"]
 )
 def test_the_filters_are_those_of_the_json(settings: Settings, query: str) -> None:
-    """The same records in the same order, and how many fit."""
+    """With the same filter, the table and the JSON have the same records in the same order, and the same total.
+
+    A filter that is not valid is a 422.
+    """
     sentiments = {"A": "bullish", "B": "bearish", "C": "bullish", "D": "Bearish"}
     content = {
         symbol: a_record(confidence=0.9 - number / 10, sentiment=sentiment)
@@ -149,7 +165,10 @@ def test_the_filters_are_those_of_the_json(settings: Settings, query: str) -> No
 
 
 def test_the_answer_is_a_file_of_its_version(settings: Settings) -> None:
-    """Its type, its name, the headers of every answer of a version, 304, HEAD, and gzip for a table of some size."""
+    """The response is a CSV file that is named by source and version, with the headers of every response of a version.
+
+    A 304 and a HEAD have no body, and a table of some size is sent as gzip.
+    """
     settings = replace(settings, source="brain.1_a-B")
     write_json(settings.input, {f"S{number}": a_record(confidence=number / 100) for number in range(100)})
     report = optimize(settings)
@@ -178,7 +197,7 @@ def test_the_answer_is_a_file_of_its_version(settings: Settings) -> None:
 
 
 def pages_of(every: list[Record], source: str = "brain") -> Pages:
-    """The responses of a version with these predictions alone."""
+    """Return the responses of a version that has these predictions alone."""
     snapshot = PredictionsSnapshot(every, "2026-11-01T10:00:00.000Z", len(every))
     plain = msgspec.json.encode(snapshot)
     payload = Payload("e", "redis", gzip.compress(plain), plain, snapshot)
@@ -188,7 +207,7 @@ def pages_of(every: list[Record], source: str = "brain") -> Pages:
 
 
 def headers_of(pages: Pages, form: Form = CSV) -> dict[bytes, bytes]:
-    """The headers of the whole as a table."""
+    """Return the headers of the response with the whole table."""
     return dict(pages.filtered(ALL, form)._plain.headers)
 
 
@@ -202,12 +221,18 @@ def headers_of(pages: Pages, form: Form = CSV) -> dict[bytes, bytes]:
     ],
 )
 def test_the_name_of_the_file_is_quoted(source: str, shown: str) -> None:
-    """A pointer in Redis may hold any source, and one of an old release has none."""
+    """The source in the name of the file is quoted, since a pointer in Redis may hold any source.
+
+    A pointer of an old release has no source, and the name then begins with `predictions`.
+    """
     assert headers_of(pages_of([], source))[b"content-disposition"] == f"attachment; {shown}".encode()
 
 
 def test_the_whole_table_is_held_and_so_are_small_parts() -> None:
-    """One whole a version, whatever its size; large parts are made anew, as those of the JSON are; forms differ."""
+    """One whole table is held for each version, whatever its size, and small parts too.
+
+    Large parts are made again for each request, as with the JSON; a part as a table and as JSON are two responses.
+    """
     pages = pages_of([Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(2_000)])
     assert len(pages.filtered(ALL, CSV)._plain.body) > CACHED_RESPONSE_BYTES
     assert pages.filtered(ALL, CSV) is pages.filtered(ALL, CSV) is pages.cached(ALL, CSV)
@@ -218,7 +243,7 @@ def test_the_whole_table_is_held_and_so_are_small_parts() -> None:
 
 
 def test_a_part_that_cannot_be_read_is_a_503(settings: Settings) -> None:
-    """And so is a version that is not there."""
+    """The table of a source without a version is a 503 with a problem."""
     with asking(settings) as client:
         answer = client.get("/predictions.csv")
     assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")

@@ -1,7 +1,7 @@
 """The dashboard in a real Chromium, against a real API process, a real Redis and snapshots that a run published.
 
-What is asserted is what a person sees, hears or can press; every page is also held to have logged no error and no
-violation of its content security policy.
+Tests assert what a person sees, hears or can press; every page must also have logged no error and no violation of its
+content security policy.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Open = Callable[..., Page]
 
 
 def publish(settings: Settings, records: dict[str, Any], bots: dict[str, Any] | None = None) -> None:
-    """Let the engine write a file, and a run publish it."""
+    """Write the records and bots as the input file, and publish it by a run."""
     write_json(settings.input, {"predictions": records, "bots": BOTS if bots is None else bots})
     assert optimize(settings).status == "success"
 
 
 def many_records(number: int, *, price: float = 100.0) -> dict[str, Any]:
-    """Records by falling confidence, every third of them bearish."""
+    """Records whose confidence falls from the first to the last; every third record is bearish."""
     return {
         f"S{index:03}": a_record(
             confidence=1 - index / 1000, last_price=price + index, sentiment="bearish" if index % 3 == 0 else "bullish"
@@ -76,12 +76,12 @@ def rows(page: Page, table: str = "#predictions") -> Locator:
 
 
 def expect_rows(page: Page, number: int) -> None:
-    """Wait for so many rows in the table of predictions, of which the document has those in view."""
+    """Wait until the table of predictions states this number of rows, of which the document has only those in view."""
     expect(page.locator("#predictions")).to_have_attribute("aria-rowcount", str(number + 1))
 
 
 def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -> None:
-    """Figures, predictions, bots, holdings and how fresh they are, each where a reader looks for it."""
+    """The page shows the sums, predictions, bots, holdings and freshness of the published version in their places."""
     publish(settings, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9, last_price=250, prediction=200)})
 
     page = open_page()
@@ -105,7 +105,10 @@ def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -
 
 
 def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Open) -> None:
-    """When it was last written, which ticks, and how long after its landing it was published; nothing if unknown."""
+    """The page shows the input's age, which ticks, and how long after its landing it was published.
+
+    An unknown value is left out, and the head of the page keeps its height.
+    """
     publish(settings, {"AAPL": a_record()})
     hours_ago = time.time() - 2 * 3_600 - 15 * 60
     write_json(settings.input, {"predictions": {"MSFT": a_record()}, "bots": BOTS})
@@ -123,23 +126,23 @@ def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Op
     for age_s, shown in (
         (58.9, re.compile(r"^Data from .+ \(1 min 0 s ago\)$")),
         (None, ""),
-    ):  # before it is asked for again
+    ):  # the age ticks before the status is requested again
         answer = partial(answer_with, input_age_s=age_s, published_after_s=None)
         page.route("**/status", answer)
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as of a page that comes into view
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # like a page that comes into view
         expect(line).to_have_text(shown)
         assert page.locator(".top").bounding_box() == height
 
 
 def answer_with(route: Route, **members: Any) -> None:
-    """Answer as the server does, but for these members."""
+    """Respond to a request as the server does, but with these members replaced."""
     route.fulfill(json=route.fetch().json() | members)
 
 
 def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     settings: Settings, open_page: Open
 ) -> None:
-    """No reload: sort, search, filter, scroll position and focus stay while 300 rows change under them."""
+    """A new version that changes 300 rows appears without a reload; sort, search, scroll position and focus stay."""
     publish(settings, many_records(300))
     page = open_page()
     expect_rows(page, 300)
@@ -151,7 +154,7 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     scroller.evaluate("(box) => { box.scrollTop = 1500; }")
     page.get_by_role("searchbox").focus()
     row = rows(page).filter(has_text="S200").element_handle()
-    page.route("**/status", lambda _: None)  # never answered: only the stream can tell of the version
+    page.route("**/status", lambda _: None)  # without a response: only the stream can report the version
 
     publish(settings, many_records(299, price=700.0))
 
@@ -161,7 +164,7 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     assert prices == sorted(prices, reverse=True)
     assert scroller.evaluate("(box) => box.scrollTop") == 1500
     assert page.evaluate("document.activeElement.id") == "search"
-    assert row.evaluate("(line) => line.isConnected")  # so that what was selected in it still is
+    assert row.evaluate("(line) => line.isConnected")  # so that text selected in it stays selected
     assert page.evaluate("window.loadedOnce") is True
     expect(page.get_by_role("searchbox")).to_have_value("bullish")
     expect(page.locator("#predictions-count")).to_have_text("199 of 299")
@@ -170,7 +173,7 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
 def test_without_the_stream_the_page_is_slower_but_right(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """A proxy that lets no stream through delays the page by some seconds, and a notice says so."""
+    """If a proxy blocks the event stream, the page shows `Reconnecting` and gets a new version some seconds later."""
     publish(settings, many_records(3))
     watched = watch(web.url)
     watched.page.route("**/events?*", lambda route: route.abort())
@@ -185,7 +188,10 @@ def test_without_the_stream_the_page_is_slower_but_right(
 
 
 def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page: Open) -> None:
-    """A press on a head sorts by it, another turns it round; what is missing stays last."""
+    """A press on a column's head sorts by it, a second one reverses the order, and `aria-sort` states the order.
+
+    Missing values stay last.
+    """
     publish(
         settings,
         {
@@ -209,7 +215,7 @@ def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page:
     }
     for label, order in orders.items():
         head = page.locator("#predictions thead th").filter(has_text=re.compile(f"^{label}$"))
-        if label == "Confidence":  # by which the page is sorted when it opens, but for the presses before
+        if label == "Confidence":  # the page opens sorted by it, but an earlier press has changed that
             expect(head).not_to_have_attribute("aria-sort", re.compile("."))
         head.get_by_role("button").click()
         assert " ".join(column(page, "Symbol")) == order, label
@@ -225,7 +231,10 @@ def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page:
 
 
 def test_search_and_filter_narrow_the_table_from_the_keyboard(settings: Settings, open_page: Open) -> None:
-    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; the number that is left is shown."""
+    """`/` focuses the search, Escape empties it, and a filter by sentiment narrows the result further.
+
+    The page shows the number of rows that are left, or that none matches.
+    """
     publish(settings, many_records(9) | {"Größe": a_record(sentiment="mixed")})
     page = open_page()
     expect(rows(page)).to_have_count(10)
@@ -248,7 +257,7 @@ def test_search_and_filter_narrow_the_table_from_the_keyboard(settings: Settings
 
 
 def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: Callable[..., Watched]) -> None:
-    """Symbols, sentiments, bots and errors may hold anything; nothing of it becomes an element or runs."""
+    """Markup in symbols, sentiments, times, bots and errors is shown as text: none of it becomes an element or runs."""
     evil = "<script>alert(1)</script>"
     image = "<img src=x onerror=alert(2)>"
     publish(
@@ -276,7 +285,10 @@ def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: C
 
 
 def test_extra_fields_are_columns_that_sort_and_hold_text(settings: Settings, open_page: Open) -> None:
-    """Numbers as numbers, text as text, null last; another set of extra fields is another set of columns."""
+    """Extra fields are columns that sort numbers as numbers, text as text, and null last.
+
+    A version with another set of extra fields has another set of columns.
+    """
     mapped = replace(settings, fields="+volume; +sector; +halted; +note=deep.note")
     records = {
         "A": a_record(volume=9, sector="Energy", halted=True, deep={"note": "<b>bold</b>"}),
@@ -304,7 +316,10 @@ def test_extra_fields_are_columns_that_sort_and_hold_text(settings: Settings, op
 
 
 def test_a_sentiment_that_is_not_known_is_shown_as_it_is(settings: Settings, open_page: Open) -> None:
-    """It is neither counted nor coloured as neutral, and has a filter of its own while there are any."""
+    """An unknown sentiment is shown as it is written, and is neither counted nor coloured as neutral.
+
+    It has a filter of its own, `Other`, which is hidden when there are no unknown sentiments.
+    """
     words = {"A": "neutral", "B": "Strong Buy", "C": "bearish", "D": "constructor", "E": "bullish"}
     publish(settings, {symbol: a_record(sentiment=word) for symbol, word in words.items()})
     page = open_page()
@@ -325,7 +340,10 @@ def test_a_sentiment_that_is_not_known_is_shown_as_it_is(settings: Settings, ope
 
 
 def test_bots_whose_fields_have_other_names_are_told(settings: Settings, open_page: Open) -> None:
-    """With the setting and the command that help; not once they are mapped."""
+    """If most bots have no field that is read, a notice names the setting and the command that help.
+
+    Once the fields are mapped, the notice is gone.
+    """
     foreign = {name: {"active": True, "balance": 10.5} for name in ("b1", "b2")}
     publish(settings, {"AAPL": a_record()}, {**foreign, **BOTS, "b3": {"x": 1}})
     page = open_page()
@@ -343,7 +361,7 @@ def test_bots_whose_fields_have_other_names_are_told(settings: Settings, open_pa
 def test_data_that_no_run_confirms_turn_stale_on_the_page(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """After three intervals the page says so, in words, and takes it back when a run confirms the data."""
+    """If no run confirms the data for three intervals, the page says in words that they are stale, until a run does."""
     fast = replace(settings, interval_s=3.0)
     publish(fast, many_records(3))
     with Web(tmp_path, fast) as web:
@@ -360,7 +378,7 @@ def test_data_that_no_run_confirms_turn_stale_on_the_page(
         expect(page).to_have_title(re.compile("^No worker takes the queue rolling.rolling_brain"))
         expect(rows(page)).to_have_count(4)
 
-        assert optimize(fast).status == "unchanged"  # it confirms them, without a new version
+        assert optimize(fast).status == "unchanged"  # confirms the data without a new version
         expect(page.locator("#notices")).to_be_empty()
         expect(page.locator("#freshness-word")).to_have_text("Checked")
 
@@ -368,13 +386,16 @@ def test_data_that_no_run_confirms_turn_stale_on_the_page(
 def test_stale_data_are_not_blamed_on_a_worker_that_runs(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """Runs that fail show that the worker and beat are there: the notice names the error and asks for neither."""
+    """If data are stale because runs fail, the notice names the error and does not blame worker or beat.
+
+    The runs show that both are alive.
+    """
     fast = replace(settings, interval_s=3.0)
     publish(fast, many_records(3))
     with Web(tmp_path, fast) as web:
         page = watch(web.url).open()
         notices = page.locator("#notices")
-        expect(notices).to_contain_text("No worker takes the queue")  # no run has come since the first
+        expect(notices).to_contain_text("No worker takes the queue")  # no run has been reported since the first
 
         Path(str(fast.input)).unlink()
         with pytest.raises(SourceMissing):
@@ -387,7 +408,10 @@ def test_stale_data_are_not_blamed_on_a_worker_that_runs(
 def test_a_restart_of_redis_is_told_and_survived(
     own_redis: RedisServer, settings_without_redis: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """The last data stay on the page with a notice; when Redis is back, so are live updates, without a reload."""
+    """While Redis is down, the page keeps the last data and shows a notice.
+
+    When Redis is back, so are live updates, without a reload.
+    """
     settings = replace(settings_without_redis, redis_url=own_redis.url, broker_url=own_redis.url)
     own_redis.start()
     publish(settings, many_records(5))
@@ -408,7 +432,7 @@ def test_a_restart_of_redis_is_told_and_survived(
 def test_a_page_that_was_opened_while_redis_is_away_shows_the_files(
     own_redis: RedisServer, settings_without_redis: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """The snapshot files carry the page, and it says that they do."""
+    """A page that is opened while Redis is down shows the data of the snapshot files, and says so."""
     settings = replace(settings_without_redis, redis_url=own_redis.url, broker_url=own_redis.url)
     own_redis.start()
     publish(settings, many_records(4))
@@ -420,7 +444,10 @@ def test_a_page_that_was_opened_while_redis_is_away_shows_the_files(
 
 
 def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings, open_page: Open) -> None:
-    """Nothing to show is no error; the first version appears by itself."""
+    """Before the first run the page says that there are no data yet, which is no error.
+
+    The first version appears by itself.
+    """
     page = open_page()
     expect(page.get_by_role("heading", name="No data yet")).to_be_visible()
     expect(page.locator("#freshness-word")).to_have_text("No data")
@@ -436,7 +463,7 @@ def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings
 def test_before_the_first_run_one_can_be_started(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """A run can be started by hand where there is no snapshot yet."""
+    """A run can be started from the page while there is no snapshot yet."""
     with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         page = watch(web.url).open()
         expect(page.get_by_role("heading", level=1)).to_have_text("rolling_brain")
@@ -454,7 +481,7 @@ def test_before_the_first_run_one_can_be_started(
 def test_until_the_first_answer_the_page_shows_that_it_waits(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """The tables say that they are busy, and nothing claims to be empty before anything is known."""
+    """Until the first response the table is marked as busy, and no text says that there are no data or no matches."""
     publish(settings, many_records(3))
     watched = watch(web.url)
     held: list[Route] = []
@@ -475,7 +502,7 @@ def test_until_the_first_answer_the_page_shows_that_it_waits(
 
 
 def test_search_and_sort_look_at_all_rows_of_a_long_table(settings: Settings, open_page: Open) -> None:
-    """The document has those in view; none has to be asked for."""
+    """Search and sort use all 600 rows, though the document has only those in view, and no button loads more."""
     publish(replace(settings, top_symbols_limit=600, min_confidence=0.0), many_records(600))
     page = open_page()
     expect_rows(page, 600)
@@ -490,7 +517,10 @@ def test_search_and_sort_look_at_all_rows_of_a_long_table(settings: Settings, op
 
 
 def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: Web, open_page: Open) -> None:
-    """A deployment restarts the API under open pages: they keep what they show, say it, and come back by themselves."""
+    """While the API is restarted, as by a deployment, an open page keeps its data and shows a notice.
+
+    It reconnects by itself.
+    """
     publish(settings, many_records(3))
     page = open_page()
     expect(page.locator("#connection-text")).to_have_text("Connected")
@@ -508,7 +538,7 @@ def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: 
 
 
 def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Settings, open_page: Open) -> None:
-    """Charts have titles with their figures, a table has all of them too, and an error is never cut."""
+    """The titles of charts state their figures, a table lists the runs with them, and an error is never cut."""
     for number in (3, 4):
         publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
     optimize(settings)
@@ -534,7 +564,10 @@ def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Set
 
 
 def test_bots_that_were_left_out_are_told_beside_the_sums(settings: Settings, open_page: Open) -> None:
-    """As long as the version is shown, whatever runs find nothing new, and no longer; a refused input changes none."""
+    """Bots that a version leaves out are reported beside the sums as long as it is shown, also after an unchanged run.
+
+    A refused input changes no sum, and a new version without rejected bots removes the report.
+    """
     unusable = {"equity": 1000, "positions": [{"symbol": "AAPL", "qty": "1"}]}
     publish(settings, {"AAPL": a_record()}, {**BOTS, "gamma": unusable})
     assert optimize(settings).status == "unchanged"
@@ -551,7 +584,7 @@ def test_bots_that_were_left_out_are_told_beside_the_sums(settings: Settings, op
     write_json(settings.input, {"AAPL": a_record(), "bots": dict.fromkeys(BOTS, unusable)})
     with pytest.raises(NoBots) as refused:
         optimize(settings)
-    page.reload()  # by itself it asks for reports twice an interval
+    page.reload()  # without a reload it requests reports twice an interval
     expect(page.locator("#errors pre")).to_have_text(str(refused.value))
     expect(page.locator("#notices")).to_contain_text(
         re.compile("The last run failed. The run at .* has failed: NoBots, ")
@@ -565,7 +598,7 @@ def test_bots_that_were_left_out_are_told_beside_the_sums(settings: Settings, op
 
 
 def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: Settings, open_page: Open) -> None:
-    """However many runs have found nothing new since, the charts show those that read the file."""
+    """After 250 runs that found nothing new, the charts and the table still show the runs that read the file."""
     for number in (3, 4):
         publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
     report_unchanged(settings, 250)
@@ -580,7 +613,10 @@ def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: S
 
 
 def test_the_page_can_be_used_from_the_keyboard_alone(settings: Settings, open_page: Open) -> None:
-    """The first Tab offers to skip the head; heads are buttons; focus is always to be seen; tables scroll by keys."""
+    """The first Tab offers to skip the head of the page, the heads of columns are buttons, and focus is always visible.
+
+    The table scrolls by keys.
+    """
     publish(settings, many_records(100))
     page = open_page()
     expect_rows(page, 100)
@@ -605,17 +641,17 @@ def test_the_page_can_be_used_from_the_keyboard_alone(settings: Settings, open_p
     assert page.evaluate("document.activeElement.textContent") == "Symbol"
     page.locator("#predictions-scroller").focus()
     page.keyboard.press("End")
-    # Not Playwright's own way of waiting, which evaluates text in the page: its policy forbids that.
+    # Playwright's own wait evaluates text in the page, which the page's policy forbids.
     wait_until(lambda: page.locator("#predictions-scroller").evaluate("(box) => box.scrollTop") > 1000)
 
 
 def test_a_run_is_started_with_the_token_and_followed_to_its_end(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """A wrong token is refused in words; the right one starts a run on a real worker, and its progress is shown."""
+    """A wrong token is refused with a message; the right one starts a run on a real worker, whose progress is shown."""
     publish(settings, many_records(3))
     write_sample(local(settings.input), symbols=1_000, points=4_000)
-    # On the slow engine, for the native one would be through before its progress is seen.
+    # The slow engine, since the native one would finish before its progress is seen.
     fleet = Fleet(tmp_path, settings, ROLLING_ENGINE="ijson")
     with fleet, Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         page = watch(web.url).open()
@@ -652,7 +688,7 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
 def test_a_run_that_never_begins_is_not_awaited_for_ever(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """After a quarter of an hour the page says so, asks no more, and offers another."""
+    """After a quarter of an hour the page says that it no longer waits for a run, and offers another."""
     publish(settings, many_records(1))
     with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         watched = watch(web.url)
@@ -671,7 +707,10 @@ def test_a_run_that_never_begins_is_not_awaited_for_ever(
 def test_without_a_token_there_is_no_button_and_without_flower_no_link(
     settings: Settings, tmp_path: Path, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """What cannot be done is not offered; Flower is linked where its address is known."""
+    """Without a trigger token there is no `Run now` button, and Flower is linked only if its address is set.
+
+    On a phone the whole button is in view, and the table of processes is hidden if no process has sent a heartbeat.
+    """
     publish(settings, many_records(1))
     page = watch(web.url).open()
     expect(rows(page)).to_have_count(1)
@@ -683,7 +722,7 @@ def test_without_a_token_there_is_no_button_and_without_flower_no_link(
         expect(page.get_by_role("link", name="Flower")).to_have_attribute("href", "http://127.0.0.1:5555/")
 
     both = {"ROLLING_FLOWER_URL": "http://127.0.0.1:5555/", "ROLLING_TRIGGER_TOKEN": TOKEN}
-    with Web(tmp_path, settings, **both) as offering:  # on a phone all of it has to be in view, too
+    with Web(tmp_path, settings, **both) as offering:  # on a phone the whole button has to be in view, too
         page = watch(offering.url, **PHONE).open()
         button = page.get_by_role("button", name="Run now")
         expect(button).to_be_visible()
@@ -695,7 +734,10 @@ def test_without_a_token_there_is_no_button_and_without_flower_no_link(
 
 
 def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open) -> None:
-    """375 pixels hold the page, whatever names and errors the data bring; tables scroll within themselves."""
+    """On a screen of 375 pixels the page does not scroll sideways, however long names and errors in the data are.
+
+    Tables scroll within themselves, and their first column stays in view.
+    """
     long = "W" * 200
     publish(
         settings,
@@ -710,15 +752,15 @@ def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open
 
     expect(rows(page)).to_have_count(21)
     expect(page.locator("#errors li")).to_have_count(1)
-    # An interval later, if the machine was too busy for Redis to answer the first request in time.
+    # It appears an interval later if a busy machine kept Redis from responding to the first request in time.
     expect(page.locator("#notices")).to_contain_text("has failed", timeout=60_000)
-    page.keyboard.press("Shift")  # it lies over the end of the window if it came while the page was read
+    page.keyboard.press("Shift")  # a notice that appears while the page is read covers the end of the window
     page.get_by_text("These runs as a table").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     assert page.evaluate("visualViewport.width") == 375
     scroller = page.locator("#predictions-scroller")
     assert scroller.evaluate("(box) => box.scrollWidth > box.clientWidth")
-    # What a row is about stays in sight.
+    # The cell that names the row stays in view.
     scroller.evaluate("(box) => { box.scrollLeft = 300; }")
     first = rows(page).nth(1).locator("th").bounding_box()
     assert first is not None
@@ -726,7 +768,7 @@ def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open
 
 
 def test_the_page_follows_the_readers_scheme_and_motion(settings: Settings, open_page: Open) -> None:
-    """Dark where the system is dark; nothing moves where the system asks for that."""
+    """The background follows the system's colour scheme, and nothing moves if the system requests reduced motion."""
     publish(settings, many_records(3))
     grounds = {}
     for scheme in ("light", "dark"):
@@ -738,7 +780,10 @@ def test_the_page_follows_the_readers_scheme_and_motion(settings: Settings, open
 
 
 def test_text_has_the_contrast_that_wcag_asks_for() -> None:
-    """Every colour of text has 4.5 : 1 on the surfaces that it stands on, in both schemes; borders of inputs 3 : 1."""
+    """In both schemes text has a contrast of 4.5 : 1 on each of its surfaces.
+
+    Borders of inputs and the blocks of charts have 3 : 1.
+    """
     css = (STATIC / "dashboard.css").read_text()
     schemes = [
         dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\n\s*\}", css, re.S)
@@ -760,7 +805,10 @@ def test_text_has_the_contrast_that_wcag_asks_for() -> None:
 
 
 def test_nothing_in_the_static_files_comes_from_elsewhere_or_makes_markup_of_data() -> None:
-    """No address of another machine, no inline script or style, no way from text to markup."""
+    """The static files contain no address of another machine, no inline script or style, and no absolute link.
+
+    None of them calls a function that turns text into markup or code.
+    """
     for path in filter(Path.is_file, STATIC.rglob("*")):
         text = path.read_text()
         addresses = re.findall(r"""https?://[^\s"']+|["'(]//[^\s"']+""", text)
@@ -770,7 +818,7 @@ def test_nothing_in_the_static_files_comes_from_elsewhere_or_makes_markup_of_dat
         )
     page = (STATIC / "index.html").read_text()
     assert not re.search(r"\sstyle=|\son\w+=|<style|<script(?![^>]*\ssrc=)", page)
-    assert not re.search(r"(?:href|src)=\"/", page)  # relative, for the page may stand behind a prefix
+    assert not re.search(r"(?:href|src)=\"/", page)  # relative, since the page may be behind a prefix
 
 
 def contrast(one: str, other: str) -> float:
@@ -789,7 +837,10 @@ def luminance(color: str) -> float:
 def test_pages_of_several_sources_lead_to_each_other(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """Each shows its own data, says which it is, and keeps the focus on a link while it is asked for again."""
+    """The page of each source shows its own data and name and links to the others; a list shows the state of all.
+
+    A link keeps the focus while the status is requested again.
+    """
     sources = {"brain": {"AAPL": a_record()}, "intraday": {"MSFT": a_record()}}
     for name, records in sources.items():
         one = replace(settings, source=name, input=tmp_path / f"{name}.json", output_dir=settings.output_dir / name)
@@ -824,5 +875,5 @@ def test_pages_of_several_sources_lead_to_each_other(
         states.last.get_by_role("link", name="intraday").click()
         expect(page.locator("#notices")).to_contain_text("SourceMissing")
         links.first.focus()
-        page.wait_for_timeout(6_000)  # the status is asked for again every five seconds
+        page.wait_for_timeout(6_000)  # the status is requested again every five seconds
         expect(links.first).to_be_focused()

@@ -1,4 +1,7 @@
-"""What is wrong, as the page says it: first, by its cause, with real workers and beats that come and go."""
+"""The diagnosis on the dashboard: it shows the cause of a problem first.
+
+The workers and beats that start and end are real.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ MISSING = re.compile(
 def test_the_page_names_the_cause_of_what_is_wrong(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """An empty page, failing runs, a beat that has died, a worker that has died: each by name, in the tab as well."""
+    """The page names the cause of a problem: no worker, failing runs, a beat that was killed, a worker that has ended.
+
+    The tab's title names a missing worker and failing runs too, and links lead to their entry on the help page.
+    """
     fast = replace(settings, interval_s=2.0)
     with Fleet(tmp_path, fast, ROLLING_INTERVAL_S="2") as fleet, Web(tmp_path, fast) as web:
         page = watch(web.url).open()
@@ -82,7 +88,7 @@ def test_the_page_names_the_cause_of_what_is_wrong(
 
 
 def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """Also when the snapshot is asked for again, of which the answer is only that there is none."""
+    """An empty page keeps naming the error of failing runs, also when a new request for the snapshot is only a 503."""
     for _ in range(2):
         with pytest.raises(SourceMissing):
             optimize(settings)
@@ -104,7 +110,7 @@ def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_pa
 
 
 def confirm(settings: Settings, page: Page) -> None:
-    """Let a run confirm the data, and wait until the API says so."""
+    """Confirm the data by a run, and wait until the API reports it."""
 
     def last_success() -> str:
         return str(page.context.request.get(f"{page.url}status").json()["last_success"])
@@ -115,7 +121,7 @@ def confirm(settings: Settings, page: Page) -> None:
 
 
 def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> None:
-    """Check that a link of the page leads to an entry of the documentation, which is there."""
+    """Check that a link of the page leads to an entry of the documentation, and that this entry exists."""
     address = page.locator(f"{place} a").first.evaluate("(link) => link.href")
     assert address.endswith(f"static/help.html#{entry}")
     opened = page.context.new_page()
@@ -126,7 +132,7 @@ def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> Non
 
 
 def test_an_idle_page_moves_little(settings: Settings, web: Web, watch: Callable[..., Watched]) -> None:
-    """Under 5 MB a day, where each run finds what was there before: status once a run, and the reports that are new."""
+    """While runs find nothing new, a page transfers under 5 MB a day: the status once a run, and only new reports."""
     write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
     optimize(settings)
     watched = watch(web.url)
@@ -153,7 +159,7 @@ def test_an_idle_page_moves_little(settings: Settings, web: Web, watch: Callable
 def test_nothing_jumps_while_the_page_loads(
     settings: Settings, web: Web, watch: Callable[..., Watched], screen: dict[str, Any]
 ) -> None:
-    """Cumulative layout shift under 0.05: without data, with data, and with a notice above them."""
+    """A page that loads has a cumulative layout shift under 0.05, without data, with data, and with a notice."""
 
     def assert_calm(seen: str) -> None:
         watched = watch(web.url, **screen)
@@ -177,7 +183,10 @@ def test_nothing_jumps_while_the_page_loads(
 def test_a_notice_that_comes_later_moves_nothing(
     settings: Settings, web: Web, watch: Callable[..., Watched], screen: dict[str, Any]
 ) -> None:
-    """It lies over the end of the window until the reader acts, then above all else; its place stays when it goes."""
+    """A later notice covers the end of the window until the user presses a key, then it is above all else.
+
+    When it disappears, its place stays until the next key, so that nothing on the page jumps.
+    """
     write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
     optimize(settings)
     watched = watch(web.url, **screen)
@@ -199,12 +208,15 @@ def test_a_notice_that_comes_later_moves_nothing(
 
 
 def top(place: Locator) -> float:
-    """Where a part of the page begins, in pixels of the window."""
+    """The upper edge of a part of the page, in pixels of the window."""
     return float(place.evaluate("(place) => place.getBoundingClientRect().top"))
 
 
 def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """Black on white in either scheme, all rows of a table and no others later, without what can only be pressed."""
+    """A printed page has a white background also in the dark scheme, all rows of a table, and no buttons or search.
+
+    After printing, the document has only the rows in view again.
+    """
     write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
     optimize(settings)
     page = open_page(color_scheme="dark")
@@ -224,7 +236,7 @@ def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Call
 
 
 def test_without_bots_there_is_no_sum_of_0(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """An input that has no bots says nothing of equity."""
+    """If an input has no bots, the tiles of equity and P&L show a dash and `no bots` instead of a sum of 0."""
     write_json(settings.input, {"AAPL": a_record()})
     optimize(settings)
     page = open_page()

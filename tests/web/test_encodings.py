@@ -1,4 +1,4 @@
-"""Responses in zstd: who gets them, what they are, and what they cost where no client asks for them."""
+"""Responses in zstd: which clients get them, what they contain, and that they cost nothing without such a client."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ def sample(settings: Settings) -> Settings:
 
 
 def raw(client: TestClient, path: str, encoding: str, method: str = "GET", **headers: str) -> tuple[Any, bytes]:
-    """A response with its bytes as they were sent."""
+    """Send a request; return the response and its body as it was sent."""
     sent = {"Accept-Encoding": encoding, **{name.replace("_", "-"): text for name, text in headers.items()}}
     with client.stream(method, path, headers=sent) as response:
         return response, b"".join(response.iter_raw())
 
 
 def test_each_coding_has_the_same_content_and_an_etag_of_its_own(sample: Settings) -> None:
-    """In zstd for a client that names it, in gzip for one that does not, else plain; caches can tell them apart."""
+    """A client that names zstd gets zstd, another one that accepts gzip gets gzip, and any other gets the plain body.
+
+    The content is the same, and each encoding has an ETag of its own and `Vary`, so that caches can distinguish them.
+    """
     with asking(sample) as client:
         for path in LONG:
             of_zstd, packed = raw(client, path, BROWSER)
@@ -70,7 +73,10 @@ def test_each_coding_has_the_same_content_and_an_etag_of_its_own(sample: Setting
 
 @pytest.mark.parametrize("path", [*WHOLE, "/page", "/snapshot"])
 def test_a_client_that_has_it_in_zstd_is_told_so(sample: Settings, path: str) -> None:
-    """A 304 repeats the ETag of the coding that would be sent; another coding has another."""
+    """A request with the ETag of the encoding that would be sent is a 304 with that ETag.
+
+    A request with the ETag of another encoding is a 200.
+    """
     with asking(sample) as client:
         etags = {coding: raw(client, path, coding)[0].headers["ETag"] for coding in ("zstd", "gzip", "identity")}
         for coding, etag in etags.items():
@@ -84,7 +90,7 @@ def test_a_client_that_has_it_in_zstd_is_told_so(sample: Settings, path: str) ->
 
 @pytest.mark.parametrize("path", ["/predictions", "/page"])
 def test_a_head_has_the_headers_of_the_coding(sample: Settings, path: str) -> None:
-    """And no body."""
+    """A HEAD request has the headers of the zstd response to GET, and no body."""
     with asking(sample) as client:
         whole, body = raw(client, path, "zstd")
         head, nothing = raw(client, path, "zstd", method="HEAD")
@@ -94,7 +100,7 @@ def test_a_head_has_the_headers_of_the_coding(sample: Settings, path: str) -> No
 
 
 def test_the_stored_gzip_stays_what_it_was(sample: Settings) -> None:
-    """Clients of gzip get the bytes of the file, also after another client has taken zstd."""
+    """A client that accepts gzip gets the bytes of the file, also after another client has received zstd."""
     with asking(sample) as client:
         for path, kind in WHOLE.items():
             raw(client, path, "zstd")
@@ -103,7 +109,7 @@ def test_the_stored_gzip_stays_what_it_was(sample: Settings) -> None:
 
 
 def test_short_bodies_and_records_are_sent_as_they_are(sample: Settings) -> None:
-    """Below 512 bytes compression saves less than a packet."""
+    """A single record and any body below 512 bytes are not compressed, since that saves less than a packet."""
     with asking(sample) as client:
         symbol = client.get("/predictions?limit=1").json()["predictions"][0]["symbol"]
         for path in (f"/predictions/{symbol}", "/healthz"):
@@ -113,7 +119,10 @@ def test_short_bodies_and_records_are_sent_as_they_are(sample: Settings) -> None
 def test_zstd_is_made_at_the_first_request_and_once_a_version(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No client that asks for it, no cost; a new version has a body of its own."""
+    """A body is compressed with zstd at the first request that names zstd, once for each version.
+
+    Without such a request it costs nothing.
+    """
     made: list[int] = []
 
     def count(body: bytes, encoding: int) -> bytes:
@@ -142,7 +151,7 @@ def test_zstd_is_made_at_the_first_request_and_once_a_version(
 
 
 def test_what_is_held_counts_zstd_before_it_is_made() -> None:
-    """So that the bound of what clients make a process hold is kept whatever they take."""
+    """The size limit counts a zstd response before it is made, so clients cannot raise a process's memory above it."""
     plain, gz = bytes(range(256)) * 40, bytes(100)
     without = Prepared(plain, "a", [], gz=gz, gz_etag="b", per_request_headers=list)
     with_zstd = Prepared(plain, "a", [], gz=gz, gz_etag="b", zstd_etag="c", per_request_headers=list)
@@ -152,7 +161,7 @@ def test_what_is_held_counts_zstd_before_it_is_made() -> None:
 
 @pytest.mark.slow
 def test_a_browser_takes_zstd(web: Web, settings: Settings, watch: Callable[..., Watched]) -> None:
-    """Chromium asks for it on a secure origin, which loopback is, and its page gets what was sent."""
+    """Chromium accepts zstd on a secure origin, which loopback is, and its page gets the content that was published."""
     write_sample(local(settings.input), symbols=40, points=1)
     optimize(settings)
     watched = watch(web.url)
@@ -174,7 +183,7 @@ def test_a_browser_takes_zstd(web: Web, settings: Settings, watch: Callable[...,
 
 @pytest.mark.slow
 def test_curl_decodes_it(tmp_path: Path, sample: Settings) -> None:
-    """Where it is built with zstd, as Debian's is, `--compressed` names it."""
+    """`curl --compressed` requests and decodes zstd if curl is built with it, as Debian's is."""
     curl = shutil.which("curl")
     if curl is None or " zstd" not in subprocess.run([curl, "-V"], capture_output=True, text=True, check=True).stdout:
         pytest.skip("no curl with zstd")

@@ -1,4 +1,4 @@
-"""Server-sent events: a message a version, for a thousand listeners at the price of one."""
+"""Server-sent events: one message per version, for a thousand listeners at the cost of one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ LISTENERS = 1_000
 
 @pytest.mark.alone
 def test_a_listener_gets_the_current_version_and_then_each_new_one(tmp_path: Path, settings: Settings) -> None:
-    """At once, as an event of the standard's form, whose id is the version."""
+    """A listener gets the current version at once and each new one within 0.9 s.
+
+    Each is an event in the standard's form, whose id is the version.
+    """
     first = version_of(run_old(settings))
     with WebServer(tmp_path, settings) as web, Events(web.port) as events:
         assert events.versions(1) == [first]
@@ -45,7 +48,10 @@ def test_a_listener_gets_the_current_version_and_then_each_new_one(tmp_path: Pat
 
 
 def test_a_listener_that_was_away_gets_what_it_has_missed(tmp_path: Path, settings: Settings) -> None:
-    """Every version since its last, so nothing where it has the current one; that one where it names none of ours."""
+    """A listener that names its last version gets all versions since, and none if that is the current one.
+
+    A listener that names an unknown version gets the current one.
+    """
     versions = [version_of(run_old(settings))]
     with WebServer(tmp_path, settings) as web:
         with Events(web.port) as events:
@@ -66,7 +72,10 @@ def test_a_listener_that_was_away_gets_what_it_has_missed(tmp_path: Path, settin
 def test_a_thousand_idle_listeners_cost_redis_nothing(
     tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer
 ) -> None:
-    """As many connections as without a listener, one subscription; and all of them hear of a new version."""
+    """A thousand listeners need as many connections to Redis as one, and one subscription.
+
+    All of them get a new version within 5 s.
+    """
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     first = version_of(run_old(settings))
@@ -97,14 +106,14 @@ def test_a_thousand_idle_listeners_cost_redis_nothing(
 
 
 def _connections(client: redis.Redis) -> int:
-    """Connections to the server, without this one."""
+    """The number of connections to Redis, without this one."""
     return len(client.client_list()) - 1
 
 
 def test_listeners_are_told_when_redis_goes_and_comes(
     tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer
 ) -> None:
-    """And a new version is heard of after a restart, on the same stream."""
+    """Listeners get a status event when Redis stops and when it is back, and new versions on the same stream."""
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     first = version_of(run_old(settings))
@@ -122,7 +131,7 @@ def test_listeners_are_told_when_redis_goes_and_comes(
 
 
 def test_open_streams_do_not_hold_up_a_server_that_stops(tmp_path: Path, settings: Settings) -> None:
-    """They are ended, and their clients reconnect by themselves."""
+    """A server that stops ends its open streams and exits within 4 s; their clients reconnect by themselves."""
     run_old(settings)
     with WebServer(tmp_path, settings) as web:
         events = [Events(web.port) for _ in range(5)]
@@ -153,34 +162,40 @@ app.mount("/", optimizer.web.create_app())
 
 @pytest.mark.parametrize("host", [INCLUDED, MOUNTED], ids=["included", "mounted"])
 def test_open_streams_do_not_hold_up_the_server_of_another_app(tmp_path: Path, settings: Settings, host: str) -> None:
-    """Plain uvicorn, which waits for open connections before it tells an app that it ends."""
+    """Plain uvicorn that serves another app with our routes stops within 4 s, though streams are open.
+
+    It waits for open connections before it reports to an app that it ends.
+    """
     run_old(settings)
     (tmp_path / "host.py").write_text(host)
     command = ["-m", "uvicorn", "--app-dir", str(tmp_path), "host:app"]
     with WebServer(tmp_path, settings, command=command) as web, Events(web.port) as events:
         events.versions(1)
         started = time.monotonic()
-        assert web.stop() == -signal.SIGTERM  # as uvicorn ends
+        assert web.stop() == -signal.SIGTERM  # uvicorn ends by the signal itself
         assert time.monotonic() - started < 4
         assert "Traceback" not in web.log.read_text()
 
 
 def test_who_does_not_read_loses_the_oldest() -> None:
-    """A queue holds a few messages, whatever its listener does, and the newest is among them."""
+    """The queue of a listener that does not read keeps the newest `QUEUE_MESSAGES` messages and drops the oldest.
+
+    A listener that joins gets the versions since its own, up to `KEPT_VERSIONS`, and otherwise the current one.
+    """
     hub = Hub()
     queue = hub.join(None)
     for version in range(1, 1_000):
         hub.publish(version, "2026-11-01T10:00:00Z")
-        hub.publish(version, "2026-11-01T10:00:00Z")  # the second time is no news
+        hub.publish(version, "2026-11-01T10:00:00Z")  # a version that was published before sends no message
 
     messages = [queue.get_nowait() for _ in range(queue.qsize())]
     assert len(messages) == QUEUE_MESSAGES
     assert b"id: 999\n" in (messages[-1] or b"")
     late = hub.join(999 - KEPT_VERSIONS + 1)
     missed = [late.get_nowait() for _ in range(late.qsize())]
-    assert len(missed) == KEPT_VERSIONS  # how soon to come back, then every version since, oldest first
+    assert len(missed) == KEPT_VERSIONS  # the retry delay, then every version since, oldest first
     for version, message in enumerate(missed[1:], 999 - KEPT_VERSIONS + 2):
         assert b"id: %d\n" % version in (message or b"")
-    assert hub.join(1).qsize() == 2  # too long ago: how soon to come back, and the current version
+    assert hub.join(1).qsize() == 2  # too long ago: the retry delay and the current version
     hub.leave(queue)
     assert len(hub) == 2

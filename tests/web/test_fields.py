@@ -28,7 +28,7 @@ EXAMPLES: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
     (Holding, describe.PORTFOLIO_EXAMPLE["holdings"][0]),
 ]
 
-# Fields whose column is designed, which must not be lost to a plain one.
+# Fields that have a designed column, which a plain one must not replace.
 PRICES = {"prediction", "last_price", "target_price", "stop_loss"}
 DESIGNED = {
     "record": {
@@ -44,12 +44,12 @@ DESIGNED = {
     "bot": {"name", "enabled", "equity", "pnl_today", "positions", "last_updated"},
     "holding": {"symbol", "qty", "avg"},
 }
-# Fields that are only there where they are configured, under names that no page knows.
+# Fields that exist only if they are configured, under names that no page knows.
 CONFIGURED = {"extra"}
 
 
 def columns(name: str) -> str:
-    """The text of one list of columns."""
+    """The source text of one list of columns."""
     text = COLUMNS.read_text()
     start = text.index(f"export const {name} = [")
     return text[start : text.index("\n];", start)]
@@ -69,7 +69,7 @@ def test_every_column_is_of_a_field(
 
 @pytest.mark.parametrize(("model", "example"), EXAMPLES, ids=[model.__name__ for model, _ in EXAMPLES])
 def test_every_field_is_described(model: type[msgspec.Struct], example: dict[str, Any]) -> None:
-    """In the example of a response, which decodes and has the order of the model, and in the schema."""
+    """Every field is in the example of a response, which decodes and has the model's order, and in the schema."""
     msgspec.convert(example, model)
     assert tuple(example) == tuple(name for name in model.__struct_encode_fields__ if name not in CONFIGURED)
     described = optimizer.web.create_app(Settings()).openapi()["components"]["schemas"][model.__name__]

@@ -25,7 +25,7 @@ from tests.support.rolling_files import a_record, local, write_json
 pytestmark = pytest.mark.slow
 
 PROGRAM = next(block.text for block in blocks(ROOT / "docs/integrate/flask.md") if block.argument == "shop.py")
-# What a test has to know of a worker, and a parent that reads before it forks.
+# A header that names the worker, and a parent that reads before it forks if a variable is set.
 PROBE = """
 import os
 app.after_request(lambda response: (response.headers.set("X-Worker", str(os.getpid())), response)[1])
@@ -41,21 +41,21 @@ class Server:
         self.port = port
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers in lower case, and the bytes as they came."""
+        """Send a request; return the status, the headers in lower case, and the body as it was sent."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()})
             answer = connection.getresponse()
             return answer.status, {name.lower(): text for name, text in answer.getheaders()}, answer.read()
 
     def workers_that(self, path: str, body: bytes) -> set[str]:
-        """Ask several times; return the workers that answer with such a body."""
+        """Send 20 requests; return the workers whose response contains this text."""
         answers = [self.get(path) for _ in range(20)]
         return {headers["x-worker"] for _status, headers, text in answers if body in text}
 
 
 @contextmanager
 def serving(directory: Path, settings: Settings, *options: str, **variables: str) -> Iterator[Server]:
-    """The app as a process."""
+    """Run the app as a process under gunicorn, wait until it responds, and stop it at the end of the block."""
     (directory / "shop.py").write_text(PROGRAM + PROBE)
     server = Server(free_port())
     environ = os.environ | {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
@@ -82,7 +82,10 @@ def serving(directory: Path, settings: Settings, *options: str, **variables: str
 
 
 def test_pages_and_json_come_with_etags(tmp_path: Path, settings: Settings) -> None:
-    """The stored bytes for a client that takes gzip, and a 304 for one that has them."""
+    """A client that accepts gzip gets the stored bytes, and one that has the current response gets a 304.
+
+    Before the first snapshot a request is a 503 with `Retry-After`.
+    """
     with serving(tmp_path, settings) as server:
         status, headers, body = server.get("/api/best")
         assert (status, headers["retry-after"], json.loads(body)) == (503, "5", {"error": "there is no snapshot yet"})
@@ -107,7 +110,7 @@ def test_pages_and_json_come_with_etags(tmp_path: Path, settings: Settings) -> N
 
 @pytest.mark.parametrize("reads", ["", "yes"])
 def test_workers_that_inherit_the_reader_follow_by_themselves(tmp_path: Path, settings: Settings, reads: str) -> None:
-    """With --preload, whether or not the parent has read: each shows the next version, under another ETag."""
+    """With `--preload` each worker shows the next version under another ETag, whether or not the parent has read."""
     old = version_of(run_old(settings))
     with serving(tmp_path, settings, "--preload", "--threads", "4", READS_BEFORE_FORK=reads) as server:
         wait_until(lambda: len(server.workers_that("/", b"Version %d" % old)) == 2, limit_s=10, what="both workers")

@@ -1,7 +1,7 @@
-"""follow.js against a real server: a page has the content of one version at a time, whatever lies between the two.
+"""`follow.js` against a real server: a page always has the content of one whole version, whatever faults occur.
 
 It runs in a real Chromium, with a stream, and in Node, without one, behind a proxy that refuses, drops, cuts, holds and
-repeats answers.
+repeats responses.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tests.support.web_apps import WebServer
 
 pytestmark = pytest.mark.slow
 
-# Names that JavaScript would order otherwise, or that its objects have already.
+# Names that JavaScript would sort differently, or that its objects already have.
 NAMES: Final = ["AAPL", "10", "9", "\ufffd", "\U0001f600", "\ud7ff", "__proto__", "constructor", "", "aapl", "é"]
 KINDS: Final = ("predictions", "bots", "holdings")
 PATHS: Final = ("/snapshot", "/changes", "/events")
-# Waits of seconds pass in hundredths.
+# How many times faster waits pass than they do for users.
 FACTOR: Final = 25
 
 
 class Source:
-    """A source, its server and a proxy before it; remembers the content of each version."""
+    """A source with its server and a proxy in front of it; it remembers the content of each version."""
 
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.settings = settings
@@ -57,7 +57,7 @@ class Source:
 
     @property
     def web_url(self) -> str:
-        """The address of the server by its name."""
+        """The address of the server, by the name `localhost`."""
         return f"http://localhost:{self.web.port}/"
 
     def kill(self) -> None:
@@ -79,7 +79,7 @@ class Source:
         return version
 
     def whole(self) -> dict[str, Any]:
-        """All of the current version, as the server has it; a problem if it has none."""
+        """Return the whole current version as the server has it, or a problem if it has none."""
         status, _, body = self.web.get("/snapshot")
         whole: dict[str, Any] = json.loads(body)
         if status != 200:
@@ -105,12 +105,12 @@ def source(settings: Settings, tmp_path: Path) -> Iterator[Source]:
 
 
 def records_of(numbers: dict[str, int]) -> dict[str, Any]:
-    """Records, several with the same confidence."""
+    """Return records by name, several of which have the same confidence."""
     return {name: a_record(confidence=number % 3 / 4 + 0.25, last_price=number + 1) for name, number in numbers.items()}
 
 
 def bots_of(numbers: dict[str, int]) -> dict[str, Any]:
-    """Bots, each of which holds what the next one has the name of; never none."""
+    """Return a bot for each name, with one position in a symbol of that name, and always the bot `b`."""
     return {"b": {"enabled": True}} | {
         name: {"enabled": number % 2 == 0, "equity": number, "positions": [{"symbol": name, "qty": number + 1}]}
         for name, number in numbers.items()
@@ -118,7 +118,10 @@ def bots_of(numbers: dict[str, int]) -> dict[str, Any]:
 
 
 def assert_told(log: dict[str, Any], source: Source) -> None:
-    """Each call had the content of its version, versions rose, and changes alone gave the rows that are held."""
+    """Check that each callback had the content of its version, and that versions rose.
+
+    The changes alone must give the rows that the follower holds.
+    """
     versions = [told["version"] for told in log["versions"]]
     assert versions == sorted(set(versions))
     for told in log["versions"]:
@@ -130,7 +133,7 @@ def assert_told(log: dict[str, Any], source: Source) -> None:
 
 
 def wait_for(followed: Followed, version: int) -> dict[str, Any]:
-    """Wait until a version is held; return the log."""
+    """Wait until the follower holds a version; return its log."""
     wait_until(lambda: followed.log()["version"] == version, limit_s=30, what=f"version {version}")
     return followed.log()
 
@@ -167,7 +170,7 @@ def act(step: tuple[Any, ...], source: Source, followed: Followed) -> None:
 
 
 def run_history(history: list[tuple[Any, ...]], source: Source, followed: Followed) -> None:
-    """Take all steps, end all faults, and hold what was told against what the server had."""
+    """Take all steps, end all faults, and compare the callbacks with what the server had."""
     for step in history:
         act(step, source, followed)
     source.proxy.mend()
@@ -177,7 +180,7 @@ def run_history(history: list[tuple[Any, ...]], source: Source, followed: Follow
 
 @pytest.mark.parametrize("where", ["page", "node"])
 def test_whatever_happens_between_a_page_ends_with_what_the_server_has(where: str, source: Source, page: Page) -> None:
-    """Any history of versions and of faults, with a stream and without one."""
+    """After any history of versions and faults the follower has the server's content, with and without a stream."""
     source.publish(records_of({"A": 1}), bots_of({}))
     at_work = {"page": _in_page, "node": _in_node}[where]
 
@@ -201,11 +204,15 @@ def _in_node(history: list[tuple[Any, ...]], source: Source, _page: Page) -> Non
         run_history(history, source, followed)
 
 
-# ---- what moves
+# ---- what is transferred
 
 
 def test_a_page_takes_the_whole_once_and_then_what_has_changed(source: Source, page: Page) -> None:
-    """By one stream: no version makes a request, also one whose content is as before. A reload costs a 304."""
+    """A page requests the whole snapshot once and then gets changes by one stream, with no request per version.
+
+    That holds also for a version with the same content. A page that starts again requests the snapshot with
+    `If-None-Match`, so it costs a 304.
+    """
     records = {f"S{number}": number for number in range(20)}
     source.publish(records_of(records), bots_of({}))
     followed = InPage(page, source.proxy.url)
@@ -231,7 +238,10 @@ def test_a_page_takes_the_whole_once_and_then_what_has_changed(source: Source, p
 
 
 def test_without_a_stream_only_what_has_changed_is_asked_for(source: Source) -> None:
-    """In Node, and wherever there is no EventSource; versions that came between two requests are one step."""
+    """Without `EventSource`, as in Node, only changes are requested after the first snapshot.
+
+    Versions between two requests are one step, and nothing is requested after `close`.
+    """
     source.publish(records_of({"A": 1}), bots_of({}))
     with InNode(source.proxy.url, pollMs=100) as followed:
         wait_until(lambda: followed.log()["version"] is not None, what="the first version")
@@ -267,7 +277,10 @@ _WATCH_LINES = """
 
 
 def test_the_dashboard_has_its_data_from_it_and_touches_only_what_has_changed(source: Source, page: Page) -> None:
-    """Of twenty predictions and three bots the lines of two and of one are written; no other data are asked for."""
+    """The dashboard gets its data from `follow.js`, and a new version writes only the rows that changed.
+
+    Of twenty predictions and three bots these are the rows of two and of one; no other data are requested.
+    """
     records, bots = {f"S{number}": number for number in range(20)}, {"a": 1, "c": 2}
     source.publish(records_of(records), bots_of(bots))
     page.goto(source.proxy.url)
@@ -281,21 +294,24 @@ def test_the_dashboard_has_its_data_from_it_and_touches_only_what_has_changed(so
     touched = "() => [...window.touched].filter((line) => !line.closest('#runs'))"
     wait_until(lambda: page.evaluate(f"() => ({touched})().length >= 4"), what="lines that are written")
     names = page.evaluate(f"() => ({touched})().map((line) => line.firstChild.textContent)")
-    assert sorted(names) == ["S4", "S5", "c", "c"]  # the bot, and what it holds
+    assert sorted(names) == ["S4", "S5", "c", "c"]  # the bot, and its holding
     paths = {address.partition("?")[0] for address in source.proxy.asked}
     assert paths & {"/page", "/predictions", "/bots", "/portfolio", "/changes"} == set()
     assert len(source.proxy.requests_to("/snapshot")) == 1
     page.goto("about:blank")
 
 
-# ---- what breaks
+# ---- faults
 
 
 @pytest.mark.parametrize("where", ["page", "node"])
 def test_who_is_too_far_behind_takes_the_whole_again(
     where: str, source: Source, page: Page, redis_server: RedisServer
 ) -> None:
-    """The stream says reset, /changes a 410; rows are told as what differs from those that were held."""
+    """A follower that is too far behind gets a `reset` or a 410 from `/changes`, and requests the whole snapshot again.
+
+    Its callback gets only the rows that differ from those that it held.
+    """
     source.publish(records_of({"A": 1, "B": 1}), bots_of({}))
     with ExitStack() as stack:
         if where == "page":
@@ -319,7 +335,10 @@ def test_who_is_too_far_behind_takes_the_whole_again(
 
 
 def test_the_whole_is_not_taken_again_once_nothing_is_missing(source: Source, page: Page) -> None:
-    """A process that lags answers with a 410; the whole is then no newer than what the stream has brought."""
+    """After a 410 from a process that lags, the snapshot is requested once, and is no newer than the stream's data.
+
+    The next check requests changes only.
+    """
     source.publish(records_of({"A": 1}), bots_of({}))
     followed = InPage(page, source.proxy.url)
     wait_until(lambda: followed.log()["state"] == "live", what="the stream")
@@ -337,7 +356,10 @@ def test_the_whole_is_not_taken_again_once_nothing_is_missing(source: Source, pa
 
 
 def test_an_old_answer_at_the_start_is_caught_up_with(source: Source, page: Page) -> None:
-    """A cache gives an old whole, and a server that lags no changes: no change is applied to what it does not fit."""
+    """If a cache returns an old snapshot and a server has no changes for it, no later change is applied to it.
+
+    The page catches up when requests succeed again.
+    """
     source.publish(records_of({"A": 1, "B": 1}), bots_of({}))
     old = wait_for(InPage(page, source.proxy.url, factor=FACTOR), source.whole()["version"])["version"]
     source.publish(records_of({"A": 2}), bots_of({}))
@@ -358,7 +380,7 @@ def test_an_old_answer_at_the_start_is_caught_up_with(source: Source, page: Page
 
 
 def test_a_page_outlives_its_server(source: Source, page: Page) -> None:
-    """Killed, it is asked again and again; the next one has the versions that came meanwhile."""
+    """A page retries while its server is killed, and gets new versions from the next server."""
     source.publish(records_of({"A": 1}), bots_of({}))
     followed = InPage(page, source.proxy.url, factor=FACTOR)
     wait_until(lambda: followed.log()["state"] == "live", what="the stream")
@@ -377,7 +399,10 @@ def test_a_page_outlives_its_server(source: Source, page: Page) -> None:
 
 
 def test_a_stream_that_is_refused_or_silent_is_made_up_for(source: Source, page: Page) -> None:
-    """By requests every few seconds, and by one a minute where a stream is open and nothing comes through."""
+    """If the stream is refused, the page requests changes every few seconds.
+
+    If the stream is open but delivers nothing, it requests them once a minute.
+    """
     source.publish(records_of({"A": 1}), bots_of({}))
     source.proxy.refuses.add("/events")
     followed = InPage(page, source.proxy.url, factor=FACTOR)
@@ -396,7 +421,7 @@ def test_a_stream_that_is_refused_or_silent_is_made_up_for(source: Source, page:
 
 
 def test_before_the_first_version_the_stream_tells_of_it(source: Source, page: Page) -> None:
-    """Until then onError is told why there is nothing."""
+    """Before the first version `onError` reports a 503 with the reason, and the stream then announces the version."""
     followed = InPage(page, source.proxy.url)
     wait_until(lambda: followed.log()["problems"] and followed.log()["state"] == "live", what="a problem")
     assert followed.log()["problems"][0]["status"] == 503
@@ -406,22 +431,28 @@ def test_before_the_first_version_the_stream_tells_of_it(source: Source, page: P
 
 
 def test_requests_that_fail_are_asked_again_later_and_later_and_not_all_at_once(source: Source) -> None:
-    """From about a second to about half a minute, each wait from half to one and a half of that."""
+    """Failed requests are retried after waits that grow from about 1 s to about 30 s.
+
+    Each wait is multiplied by a random factor from 0.5 to 1.5, so that clients do not all retry at once.
+    """
     source.proxy.drops.add("/snapshot")
     with InNode(source.proxy.url, factor=1_000) as followed:
         wait_until(lambda: len(followed.log()["problems"]) > 12, what="requests that fail")
-        waits = [ms for ms in followed.log()["waits"] if ms % 1]  # others, of whole numbers, are not for this
+        waits = [ms for ms in followed.log()["waits"] if ms % 1]  # waits of whole milliseconds have other purposes
     for failures, ms in enumerate(waits[:12]):
         middle = min(1_000 * 2**failures, 30_000)
         assert middle / 2 <= ms <= middle * 1.5
     assert len({ms / min(1_000 * 2**failures, 30_000) for failures, ms in enumerate(waits[:12])}) == 12
 
 
-# ---- what pages do
+# ---- pages that use it
 
 
 def test_a_mistake_of_the_page_ends_nothing_and_its_signal_does(source: Source) -> None:
-    """What its function throws is reported as the page's own; what follows is told all the same."""
+    """An error that a page's callback throws is reported as the page's own, and later versions are still delivered.
+
+    The page's abort signal closes the follower for good.
+    """
     source.publish(records_of({"A": 1}), bots_of({}))
     with InNode(source.proxy.url, pollMs=50, failsAt=1) as followed:
         wait_until(lambda: followed.log()["version"] is not None, what="the first version")
@@ -452,7 +483,7 @@ app.add_middleware(CORSMiddleware, allow_origins=["{origin}"], allow_credentials
 
 
 def test_an_api_of_another_origin_is_followed_with_its_cookies(source: Source, page: Page, tmp_path: Path) -> None:
-    """Behind a login; without credentials its 401 is told."""
+    """An API of another origin behind a login is followed with its cookies; without credentials its 401 is reported."""
     source.publish(records_of({"A": 1}), bots_of({}))
     url = source.web_url
     (tmp_path / "other.py").write_text(OTHER_ORIGIN.replace("{origin}", url.rstrip("/")))
@@ -485,7 +516,7 @@ app.get("/", response_class=HTMLResponse)(lambda: Path(__file__).with_name("page
 
 
 def test_the_page_of_the_documentation_shows_each_version(source: Source, page: Page, tmp_path: Path) -> None:
-    """As it stands there: rows change, move, come and go."""
+    """The page in `docs/http.md` shows each version as it is written there: rows change, move, appear and disappear."""
     [block] = [block for block in blocks(ROOT / "docs" / "http.md") if block.language == "html"]
     (tmp_path / "page.html").write_text(block.text)
     (tmp_path / "with_a_page.py").write_text(WITH_A_PAGE)

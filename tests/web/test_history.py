@@ -1,4 +1,4 @@
-"""The history against a model that keeps every whole version, however it was made."""
+"""The history, whichever way it was made, against a model that keeps every whole version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def content_at(
     bots: dict[str, int] | None = None,
     held: dict[str, int] | None = None,
 ) -> VersionContent:
-    """A version: confidence and prediction by symbol, positions by bot, quantities by symbol."""
+    """Make a version from confidence and prediction by symbol, positions by bot, and quantities by symbol."""
     at = text_of(1_795_000_000 + version)
     best = [
         Record(symbol, prediction, confidence, 10.0) for symbol, (confidence, prediction) in (records or {}).items()
@@ -56,11 +56,11 @@ def content_at(
 
 @dataclass
 class Model:
-    """Every whole version, and the stream of changes with its bound."""
+    """A model that keeps every whole version, and the stream of changes with its limit."""
 
     kept: int
     versions: list[VersionContent] = field(default_factory=list)
-    # For each that changed the content: the version before, the entry, and whether it was lost.
+    # For each version that changed the content: the version before, itself, the entry, and whether it was lost.
     made: list[tuple[VersionContent, VersionContent, StoredChange, bool]] = field(default_factory=list)
     content_since: int = 0
 
@@ -71,7 +71,7 @@ class Model:
 
     @property
     def stream(self) -> list[HeldChange]:
-        """What the stream holds, as readers hold it."""
+        """The entries of the stream, as readers hold them."""
         there = [entry for _, _, entry, is_lost in self.made if not is_lost]
         return [
             HeldChange(entry.change.version, entry.change.before, entry.change.since, encode_stored(entry))
@@ -89,7 +89,7 @@ class Model:
             self.made.append((before, content, entry, is_lost))
 
     def known(self) -> list[tuple[VersionContent, VersionContent, StoredChange]]:
-        """The changes that the history is to have, with the versions before and after."""
+        """The changes that the history must have, with the versions before and after each."""
         in_stream = {entry.version for entry in self.stream}
         known: list[tuple[VersionContent, VersionContent, StoredChange]] = []
         for before, after, entry, _ in reversed(self.made):
@@ -99,11 +99,11 @@ class Model:
         return known
 
     def steps(self) -> list[HistoryStep]:
-        """Each step, from the whole versions, newest first."""
+        """Each step, made from the whole versions, newest first."""
         return [_step(*change) for change in reversed(self.known())]
 
     def points(self) -> dict[str, list[HistoryPoint]]:
-        """The points of each symbol, from the whole versions."""
+        """The points of each symbol, made from the whole versions."""
         known = self.known()
         since = known[0][2].change.since if known else self.content_since
         first = known[0][0] if known else self.content
@@ -147,12 +147,12 @@ def _step(before: VersionContent, after: VersionContent, entry: StoredChange) ->
 
 
 def steps_of(history: History) -> list[HistoryStep]:
-    """All steps, newest first."""
+    """All steps of a history, newest first."""
     return [msgspec.json.decode(step, type=HistoryStep) for step in history.latest(1_000)]
 
 
 def check(history: History, model: Model) -> None:
-    """Compare a history with the model's."""
+    """Check that a history has the steps, the points and the first version of the model."""
     assert steps_of(history) == model.steps()
     points = model.points()
     assert {symbol: history.of_symbol(symbol) for symbol in history.points} == points
@@ -171,7 +171,8 @@ CONTENTS = st.fixed_dictionaries(
         "held": st.dictionaries(NAMES, st.integers(1, 2)),
     }
 )
-# By how much the version rises, what it has (none: as before), whether its change is lost, and who looks at it.
+# By how much the version rises, its content (none: as before), whether its change is lost, and whether the history
+# that follows only some versions follows it.
 VERSIONS = st.lists(
     st.tuples(st.integers(1, 3), st.none() | CONTENTS, st.integers(0, 9).map(lambda n: n == 0), st.booleans()),
     min_size=1,
@@ -183,7 +184,10 @@ VERSIONS = st.lists(
 def test_steps_and_points_are_those_of_the_whole_versions(
     kept: int, versions: list[tuple[int, dict[str, Any] | None, bool, bool]]
 ) -> None:
-    """Whether every version was followed, or some, or only the last; with lost changes, and old ones fallen out."""
+    """A history has the steps and points of the whole versions, whether it followed all, some, or only the last.
+
+    That holds if changes were lost, and if old ones have dropped out of the stream.
+    """
     model = Model(kept)
     every: History | None = None
     some: History | None = None
@@ -203,7 +207,10 @@ def test_steps_and_points_are_those_of_the_whole_versions(
 
 
 def test_a_step_lists_the_twenty_biggest_and_counts_all() -> None:
-    """Those that entered and left from the best on, moves of rank and confidence from the biggest on."""
+    """A step counts all changes and lists at most twenty of each kind.
+
+    Symbols that entered or left are listed from the best on, moves of rank and confidence from the biggest on.
+    """
     old = {f"OLD{number:02}": (0.5 + number / 100, 1.0) for number in range(30)}
     stay = {f"STAY{number:02}": (0.9 - number / 1_000, 1.0) for number in range(30)}
     new = {f"NEW{number:02}": (0.4 + number / 100, 1.0) for number in range(25)}

@@ -1,4 +1,4 @@
-"""The history over HTTP: of real publishes, by every way of asking, and whatever Redis does."""
+"""The history over HTTP: of real publishes, through every route, and while Redis hangs, is down or lacks changes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import WebServer, asking
 
-# Four requests; one that waits for Redis takes a second of its limits.
+# Limit for four requests; one that waited for Redis would take a second until its timeout.
 REQUESTS_S: Final = 1.0
 
 HELD: Final = {"alpha": {"enabled": True, "positions": [{"symbol": "AAPL", "qty": 2, "avg": 99.5}]}}
-# Each has new confidences, and the last one another bot.
+# Each has new confidences, and the last one has another bot.
 INPUTS: Final[list[dict[str, Any]]] = [
     {"AAPL": a_record(confidence=0.9), "A/B": a_record(confidence=0.8), "MSFT": a_record(confidence=0.7), "bots": HELD},
     {
@@ -48,7 +48,10 @@ def publish_all(settings: Settings, inputs: list[dict[str, Any]] = INPUTS) -> li
 
 
 def test_steps_are_newest_first(settings: Settings) -> None:
-    """With what entered, left and moved, and counts of everything; the first version has no step."""
+    """`/history` lists steps from the newest on: what entered, left and moved, and counts of all changes.
+
+    The first version has no step.
+    """
     first, second, third = publish_all(settings)
     with asking(settings) as client:
         answer = client.get("/history")
@@ -67,7 +70,10 @@ def test_steps_are_newest_first(settings: Settings) -> None:
 
 
 def test_a_symbol_has_a_point_for_each_version_that_changed_it(settings: Settings) -> None:
-    """From the oldest version on, null where it left; the one that never was is a problem."""
+    """A symbol's history has a point for each version that changed it, oldest first, and null values where it left.
+
+    A symbol that no version had is a 404.
+    """
     first, second, third = publish_all(settings)
     with asking(settings) as client:
         apple = client.get("/predictions/AAPL/history").json()
@@ -88,7 +94,7 @@ def test_a_symbol_has_a_point_for_each_version_that_changed_it(settings: Setting
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=1001", "limit=x"])
 def test_limits_that_cannot_be_are_refused(settings: Settings, query: str) -> None:
-    """As a problem that names the parameter."""
+    """A `limit` that is not an integer from 1 to 1000 is a 422 that names the parameter."""
     publish_all(settings, INPUTS[:1])
     with asking(settings) as client:
         answer = client.get(f"/history?{query}")
@@ -98,7 +104,10 @@ def test_limits_that_cannot_be_are_refused(settings: Settings, query: str) -> No
 
 @pytest.mark.parametrize("is_mounted", [False, True])
 def test_a_slash_as_percent_2f_is_part_of_the_symbol(settings: Settings, is_mounted: bool) -> None:
-    """Whether the command's front or a router is asked: what is sent as a slash ends the symbol, and is the history."""
+    """In the command's front and in a router, a slash sent as `%2F` is part of the symbol.
+
+    A last `/history` that is sent with a plain slash ends the symbol and requests its history.
+    """
     symbols = ("AAPL", "AAPL/history", "A/B", "A/B/history", "history")
     write_json(settings.input, {symbol: a_record(confidence=0.9) for symbol in symbols})
     optimize(settings)
@@ -127,7 +136,7 @@ def test_a_slash_as_percent_2f_is_part_of_the_symbol(settings: Settings, is_moun
 
 @pytest.mark.parametrize("path", ["/history", "/predictions/AAPL/history"])
 def test_a_new_version_is_in_the_history_when_it_shows(settings: Settings, path: str) -> None:
-    """In a process that was there before, as in one that has just started."""
+    """A new version soon shows in the history of a running process, which a newly started process has too."""
     publish_all(settings, INPUTS[:1])
     with asking(settings) as client:
         before = client.get(path)
@@ -142,7 +151,7 @@ def test_a_new_version_is_in_the_history_when_it_shows(settings: Settings, path:
 
 
 def test_the_history_begins_after_a_gap(settings: Settings, redis_server: RedisServer) -> None:
-    """A change that is missing is not made up."""
+    """If a change is missing in the stream, the history begins after it, and no step is invented for it."""
     _, second, third = publish_all(settings)
     with redis_server.client as client:
         client.xdel(Keys(settings.source).deltas, f"{second}-0")
@@ -153,7 +162,7 @@ def test_the_history_begins_after_a_gap(settings: Settings, redis_server: RedisS
 
 
 def test_redis_is_never_asked_by_a_request(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """It hangs, and every response is at once what it was."""
+    """Requests for the history never wait for Redis: while it hangs, four of them return the same in under 1 s."""
     publish_all(settings)
     paths = ("/history", "/history?limit=2", "/predictions/AAPL/history", "/predictions/XYZ/history")
     with WebServer(tmp_path, settings) as server:
@@ -169,7 +178,7 @@ def test_redis_is_never_asked_by_a_request(tmp_path: Path, settings: Settings, r
 
 
 def test_without_redis_the_files_version_has_a_history_of_its_own() -> None:
-    """It begins anew with what only the files have; with Redis the changes are back."""
+    """A version that only the files have begins a new history; a version from Redis has the earlier changes again."""
     with closing(optimizer.testing.reader(predictions=[record(0.5)])) as reader:
         app = FastAPI()
         app.include_router(make_router(reader=reader))
@@ -184,7 +193,10 @@ def test_without_redis_the_files_version_has_a_history_of_its_own() -> None:
 
 
 def test_a_version_with_an_unreadable_part_has_no_history() -> None:
-    """The problem says which version it is; the next one has its history again."""
+    """For a version with an unreadable part the history is a 503 that names the version.
+
+    The next version has its history again.
+    """
     with closing(optimizer.testing.reader(predictions=[record(0.5)], unreadable=["bots"])) as reader:
         app = FastAPI()
         app.include_router(make_router(reader=reader))
@@ -199,7 +211,10 @@ def test_a_version_with_an_unreadable_part_has_no_history() -> None:
 
 @pytest.mark.slow
 def test_a_version_that_redis_has_a_moment_later_does_not_end_the_history(settings: Settings) -> None:
-    """The version before stays until the change is there; files are written before Redis."""
+    """If the files have a version before Redis, the one before it and its history stay until Redis has the change.
+
+    Each run writes the files first.
+    """
     first, second, third = publish_all(settings)
     with asking(settings) as client:
         before = client.get("/history").json()
@@ -217,7 +232,7 @@ def test_a_version_that_redis_has_a_moment_later_does_not_end_the_history(settin
 
 
 def test_a_reader_that_holds_changes_already_has_its_history_at_once() -> None:
-    """The first request does not wait for a refresh."""
+    """If the reader holds changes already, the first request has the history without waiting for a refresh."""
     with closing(optimizer.testing.reader(predictions=[record(0.5)])) as reader:
         first, second = reader.manifest().version, reader.publish(predictions=[record(0.6)])
         assert len(reader.changes(first).changes) == 1
@@ -234,5 +249,5 @@ def shown(client: TestClient) -> tuple[list[int], list[tuple[int, float]]]:
 
 
 def record(confidence: float) -> Record:
-    """A prediction."""
+    """A prediction for the symbol A."""
     return Record("A", 1.0, confidence, 10.0)

@@ -38,7 +38,7 @@ SNAPSHOTS = (
 
 @pytest.fixture
 def reader(settings: Settings) -> Iterator[SnapshotReader]:
-    """A reader of an app, which has started."""
+    """The reader of an app, already started."""
     run_old(settings)
     with closing(SnapshotReader.from_settings(settings)) as reader:
         reader.predictions()
@@ -46,7 +46,7 @@ def reader(settings: Settings) -> Iterator[SnapshotReader]:
 
 
 def app_of(*routers: APIRouter, prefix: str = "") -> FastAPI:
-    """An app that includes routers."""
+    """Make an app that includes these routers."""
     app = FastAPI()
     for router in routers:
         app.include_router(router, prefix=prefix)
@@ -54,15 +54,18 @@ def app_of(*routers: APIRouter, prefix: str = "") -> FastAPI:
 
 
 def refreshers() -> int:
-    """How many threads of readers there are."""
+    """The number of refresher threads in this process."""
     return sum(thread.name == "rolling-reader" for thread in threading.enumerate())
 
 
-# ---- a reader that the app has
+# ---- the app's own reader
 
 
 def test_the_router_uses_the_reader_and_leaves_it_open(settings: Settings, reader: SnapshotReader) -> None:
-    """One thread, the version that the reader holds, the next one as it is published; and the app goes on with it."""
+    """A router of an app's reader starts no thread, shows the reader's version, and follows new ones.
+
+    The reader stays open and continues to follow after the router has ended.
+    """
     before, version = refreshers(), reader.manifest().version
     with TestClient(app_of(optimizer.web.make_router(reader=reader), prefix="/api")) as client:
         for path in SNAPSHOTS:
@@ -83,7 +86,10 @@ def test_the_router_uses_the_reader_and_leaves_it_open(settings: Settings, reade
 
 
 def test_a_reader_for_asyncio_does_as_well(settings: Settings) -> None:
-    """Its own callback goes on being called, and it is open after the app has ended."""
+    """A router takes an `AsyncSnapshotReader` too, whose own callback is still called.
+
+    The reader stays open after the app has ended.
+    """
     run_old(settings)
     called = threading.Event()
     reader = AsyncSnapshotReader.from_settings(settings, on_refresh=called.set)
@@ -98,7 +104,7 @@ def test_a_reader_for_asyncio_does_as_well(settings: Settings) -> None:
 
 
 def test_events_of_a_reader_that_has_started_begin_with_its_version(reader: SnapshotReader) -> None:
-    """It does not wait for the next refresh."""
+    """A listener gets the version of a reader that has already started without waiting for the next refresh."""
     service = Service.of(None, source=None, reader=reader)
     with TestClient(app_of(router_of(service))) as client:
         client.get("/predictions")
@@ -108,7 +114,7 @@ def test_events_of_a_reader_that_has_started_begin_with_its_version(reader: Snap
 
 
 def _reads(client: TestClient) -> float:
-    """The responses so far, over all origins."""
+    """The number of reads so far, summed over all origins."""
     return sum(
         float(line.rpartition(" ")[2])
         for line in client.get("/metrics").text.splitlines()
@@ -117,7 +123,10 @@ def _reads(client: TestClient) -> float:
 
 
 def test_a_version_that_comes_while_the_event_loop_ends_is_no_error() -> None:
-    """The app's reader goes on, and the loop has no threads any more."""
+    """A version that is published when the event loop has shut down its threads causes no error.
+
+    The app's reader continues after the loop.
+    """
     errors: list[dict[str, Any]] = []
 
     async def end(reader: SnapshotReader, publish: Callable[[], object]) -> None:
@@ -128,7 +137,7 @@ def test_a_version_that_comes_while_the_event_loop_ends_is_no_error() -> None:
         service.read_counters.count("redis")  # so that there is something to share
         await loop.shutdown_default_executor()
         publish()
-        await asyncio.sleep(0)  # the news are in the loop by now
+        await asyncio.sleep(0)  # by now the loop has handled the new version
 
     with closing(optimizer.testing.reader()) as reader:
         asyncio.run(end(reader, reader.publish))
@@ -136,7 +145,10 @@ def test_a_version_that_comes_while_the_event_loop_ends_is_no_error() -> None:
 
 
 def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> None:
-    """One after another, as in an app's tests, and at the same time; each shows the same and counts together."""
+    """Apps may share a reader one after another, as in an app's tests, and at the same time.
+
+    They show the same content and count their reads together.
+    """
     for _ in range(2):
         with TestClient(app_of(optimizer.web.make_router(reader=reader))) as client:
             assert client.get("/predictions").status_code == 200
@@ -167,13 +179,13 @@ def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> 
 def test_arguments_that_contradict_each_other_are_refused(
     settings: Settings, reader: SnapshotReader, arguments: Callable[[Settings], dict[str, Any]], message: str
 ) -> None:
-    """At once, by name and with both values, but no password."""
+    """Arguments that contradict each other are refused at once, by name and with both values, but no password."""
     with pytest.raises(SettingsInvalid, match=message):
         optimizer.web.make_router(**{"reader": reader, **arguments(settings)})
 
 
 def test_settings_that_are_the_readers_may_be_passed_too(settings: Settings, reader: SnapshotReader) -> None:
-    """For what a reader does not know: the token of a trigger, and where Flower is."""
+    """Settings equal to the reader's may be passed too, for what it does not know: trigger token, Flower's address."""
     full = replace(settings, flower_url="http://127.0.0.1:5555", trigger_token="made-up")
     router = optimizer.web.make_router(full, reader=reader, trigger=NoFleet())
     with TestClient(app_of(router)) as client:
@@ -185,7 +197,7 @@ def test_settings_that_are_the_readers_may_be_passed_too(settings: Settings, rea
 def test_the_environment_of_a_trigger_must_be_the_readers(
     settings: Settings, reader: SnapshotReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The token is read from the environment, which may be of another Redis."""
+    """A trigger's token is read from the environment, which is refused if it names another Redis than the reader."""
     monkeypatch.setenv("ROLLING_REDIS_URL", "redis://127.0.0.1:1/0")
     with pytest.raises(SettingsInvalid, match="redis_url"):
         optimizer.web.make_router(reader=reader, trigger=NoFleet())
@@ -199,19 +211,22 @@ class NoFleet:
     """A trigger whose runs never begin."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send one."""
+        """Return an id that shows the arguments."""
         return f"{source}-{force}-{accept}"
 
     def state(self, run_id: str) -> RunState:
-        """Of one."""
+        """Report the run as pending."""
         return RunState(run_id, "pending")
 
 
-# ---- operations apart
+# ---- operations in a router of their own
 
 
 def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: SnapshotReader) -> None:
-    """Only what pages show is there, whichever was included first."""
+    """With `operations=False` the router has only what pages show.
+
+    An app's own `/status` or `/metrics` is then found, even if it was added after our router.
+    """
     app = app_of(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
     for path in OPERATIONS:
         app.get(f"/api{path}")(lambda: {"from": "the app"})
@@ -230,7 +245,10 @@ def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: Snapshot
 
 @pytest.mark.parametrize("has_reader", [False, True])
 def test_probes_need_no_login_that_pages_need(settings: Settings, has_reader: bool) -> None:
-    """Two routers of one reader: one thread, and the metrics count what the other one sends."""
+    """Of two routers with one reader, the operations need no login though the snapshots do.
+
+    The two share one thread, and the metrics of one count the reads of the other.
+    """
 
     def log_in(request: Request) -> None:
         if "Cookie" not in request.headers:
@@ -256,7 +274,7 @@ def test_probes_need_no_login_that_pages_need(settings: Settings, has_reader: bo
 
 
 def test_each_router_starts_and_stops_without_the_other(settings: Settings) -> None:
-    """An app that includes only one of the two has a reader while it lives."""
+    """An app that includes only one of the two routers has a reader from the app's start to its end."""
     run_old(settings)
     before = refreshers()
     for router, path in zip(optimizer.web.make_routers(settings), ("/predictions", "/readyz"), strict=True):
@@ -272,19 +290,19 @@ Add = Callable[[FastAPI], None]
 
 
 def a_route(app: FastAPI) -> None:
-    """A route of the app below ours."""
+    """Add a route of the app below one of ours."""
     app.get("/api/predictions/history/{symbol}")(lambda symbol: {"history": symbol})
 
 
 def a_router(app: FastAPI) -> None:
-    """The same in a router."""
+    """Add the same route by a router."""
     router = APIRouter(prefix="/predictions")
     router.get("/history/{symbol}")(lambda symbol: {"history": symbol})
     app.include_router(router, prefix="/api")
 
 
 def a_mounted_app(app: FastAPI) -> None:
-    """The same in an app that is mounted."""
+    """Add the same route by a mounted app."""
     mounted = FastAPI()
     mounted.get("/{symbol}")(lambda symbol: {"history": symbol})
     app.router.routes.append(Mount("/api/predictions/history", mounted))
@@ -295,7 +313,10 @@ def a_mounted_app(app: FastAPI) -> None:
 def test_a_route_of_the_app_below_predictions_is_its_own(
     settings: Settings, reader: SnapshotReader, add: Add, is_first: bool
 ) -> None:
-    """Whichever was included first; and symbols with a slash are still found."""
+    """A route of the app below `/predictions` is reached whether it was added before or after our router.
+
+    Symbols with a slash are still found.
+    """
     write_json(settings.input, OLD | {"a/b": a_record(), "history/x": a_record(), "LOW/1": a_record(confidence=0.1)})
     optimize(settings)
     reader.refresh()
@@ -305,7 +326,7 @@ def test_a_route_of_the_app_below_predictions_is_its_own(
     app.include_router(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
     if not is_first:
         add(app)
-        # A route that the app has for its own pages comes last, and gets what no other takes.
+        # The app's route for its own pages is added last, and gets what no other route takes.
         app.get("/{path:path}")(lambda path: {"page": path})
     with TestClient(app) as client:
         assert client.get("/api/predictions/history/AAPL").json() == {"history": "AAPL"}
@@ -324,7 +345,7 @@ def test_a_route_of_the_app_below_predictions_is_its_own(
 
 
 def test_a_server_may_leave_out_how_a_path_was_sent(settings: Settings, reader: SnapshotReader) -> None:
-    """`raw_path` is optional in ASGI; then a slash stands for itself."""
+    """Without `raw_path`, which is optional in ASGI, a slash stands for itself, and a symbol with one is found."""
     write_json(settings.input, OLD | {"a/b": a_record()})
     optimize(settings)
     reader.refresh()
@@ -337,7 +358,7 @@ def test_a_server_may_leave_out_how_a_path_was_sent(settings: Settings, reader: 
     assert client.get("/predictions/a%2Fb").json()["symbol"] == "a/b"
 
 
-# ---- what the description says
+# ---- the OpenAPI description
 
 
 class Record(BaseModel):
@@ -347,7 +368,7 @@ class Record(BaseModel):
 
 
 class Problem(BaseModel):
-    """Another one."""
+    """Another model of the app with the name of one of ours."""
 
     code: str
 
@@ -358,7 +379,10 @@ def operation_ids(app: FastAPI) -> list[str]:
 
 
 def test_components_are_named_and_operation_ids_short(settings: Settings) -> None:
-    """Without a prefix an id is the name of what is read; with one it begins with it, so that two routers differ."""
+    """Models are named components, and an operation's id is the name of what it reads.
+
+    With a prefix the id begins with the prefix, so that the ids of two routers differ.
+    """
     one = app_of(optimizer.web.make_router(settings, operations=False))
     assert set(operation_ids(one)) == {
         *("predictions", "prediction", "bots", "portfolio", "page", "snapshot", "changes", "events"),
@@ -379,7 +403,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
 
 
 def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:
-    """Of the whole app, or for the router alone."""
+    """A `generate_unique_id_function` of the whole app, or of the included router alone, names our operations."""
     app = FastAPI(generate_unique_id_function=lambda route: f"app-{route.name}")
     app.include_router(optimizer.web.make_router(settings), prefix="/api")
     assert {"app-predictions", "app-prediction"} <= set(operation_ids(app))
@@ -390,7 +414,7 @@ def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:
 
 
 def test_models_of_the_app_may_have_the_names_of_ours(settings: Settings) -> None:
-    """Pydantic then gives both longer names, and every reference leads to the right one."""
+    """If the app has models with our names, both get longer names, and every reference leads to the right one."""
     app = app_of(optimizer.web.make_router(settings))
 
     @app.get("/theirs", responses={400: {"model": Problem}})

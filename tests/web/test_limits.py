@@ -1,4 +1,4 @@
-"""What a client sends, keeps open or leaves unread costs the server little, whatever it is, and others are served."""
+"""Limits: what a client sends, keeps open or leaves unread costs the server little, and other clients are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTENERS: Final = 1_200
 HOST: Final = b"Host: test\r\n"
 GET: Final = b"GET /healthz HTTP/1.1\r\n" + HOST
 SMALL: Final = b"a: b\r\n"
-# The command with limits of its own: descriptors, and seconds of waiting for a client.
+# The command with other limits: file descriptors, and seconds that it waits for a client.
 LIMITED: Final = """
 import resource, sys
 import optimizer.web.protocol
@@ -49,12 +49,15 @@ def limited(
     patience_s: int = 15,
     variables: dict[str, str] | None = None,
 ) -> Iterator[WebServer]:
-    """A server with a snapshot."""
+    """Run a server with a snapshot and these limits.
+
+    At the end, check that its log has no traceback and does not say that Redis is away.
+    """
     settings = Settings(
         input=directory / "rolling_brain.json.gz",
         output_dir=directory / "snapshots",
         redis_url=server.url,
-        source=directory.name,  # the server is not emptied
+        source=directory.name,  # this Redis is not emptied between tests
         top_symbols_limit=2_000,
         min_confidence=0,
     )
@@ -70,12 +73,12 @@ def limited(
 
 
 def connect(web: WebServer, timeout_s: float = 10) -> socket.socket:
-    """A connection."""
+    """Open a connection to the server."""
     return socket.create_connection(("127.0.0.1", web.port), timeout=timeout_s)
 
 
 def exchange(web: WebServer, *sent: bytes) -> bytes:
-    """The whole response to what is sent, until the server closes the connection."""
+    """Send data; return all that the server sends until it closes the connection."""
     with connect(web) as connection:
         with suppress(ConnectionError):
             for data in sent:
@@ -84,7 +87,7 @@ def exchange(web: WebServer, *sent: bytes) -> bytes:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Return all that is received until the other side closes the connection."""
     received = b""
     with suppress(ConnectionError):
         while data := connection.recv(65_536):
@@ -93,20 +96,20 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def memory_mb(web: WebServer) -> float:
-    """Resident memory of the server."""
+    """Resident memory of the server, in MB."""
     status = Path(f"/proc/{web.process.pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1e3
 
 
 def worked_s(web: WebServer) -> float:
-    """Seconds of a processor that the server has taken."""
+    """CPU time that the server has used, in seconds."""
     fields = Path(f"/proc/{web.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def others_are_served(web: WebServer) -> Iterator[None]:
-    """Others ask all the time meanwhile, each on a connection of its own, and have an answer soon."""
+    """Send requests during the block, each on a new connection, and check that each gets a response within 5 s."""
     took_s, ended = [], threading.Event()
 
     def ask() -> None:
@@ -124,10 +127,10 @@ def others_are_served(web: WebServer) -> Iterator[None]:
         ended.set()
         thread.join()
     assert took_s
-    assert max(took_s) < 5  # of a machine that is busy with other tests
+    assert max(took_s) < 5  # a long limit, since the machine is busy with other tests
 
 
-HEADS: Final[dict[str, tuple[bytes, bytes]]] = {  # what comes before the padding, and after it
+HEADS: Final[dict[str, tuple[bytes, bytes]]] = {  # the bytes before the padding, and those after it
     "small headers": (GET, b"\r\n"),
     "one header": (GET + b"X: ", b"\r\n\r\n"),
     "the name of a header": (GET, b": x\r\n\r\n"),
@@ -138,7 +141,7 @@ HEADS: Final[dict[str, tuple[bytes, bytes]]] = {  # what comes before the paddin
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[WebServer]:
-    """One server for the tests that leave it as it was."""
+    """One server for all tests that leave it as it was."""
     with limited(tmp_path_factory.mktemp("web"), shared_redis) as server:
         yield server
 
@@ -148,7 +151,10 @@ def web(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_of_more_than_64_kib_is_refused(web: WebServer, kind: str) -> None:
-    """In one piece or many, to its end or not: 431 as problem details, and the connection is closed. Less is served."""
+    """A head of more than 64 KiB is a 431 with problem details, and the connection is closed; a smaller head is served.
+
+    The head may arrive in one piece or two, and be complete or not.
+    """
     before, after = HEADS[kind]
     pad = SMALL if kind == "small headers" else b"x"
 
@@ -169,7 +175,7 @@ def test_a_head_of_more_than_64_kib_is_refused(web: WebServer, kind: str) -> Non
 
 
 def test_the_second_head_of_a_connection_is_limited_too(web: WebServer) -> None:
-    """And one that comes with the end of a body before it."""
+    """The second head of a connection is limited too, also if the request before it had a body."""
     body = b"POST /healthz HTTP/1.1\r\nContent-Length: 100000\r\n" + HOST + b"\r\n" + b"x" * 100_000
     for first in (GET + b"\r\n", body):
         with connect(web) as connection:
@@ -180,7 +186,7 @@ def test_the_second_head_of_a_connection_is_limited_too(web: WebServer) -> None:
             assert b"431" in read_all(connection)
 
 
-FLOODS: Final[dict[str, tuple[bytes, bytes]]] = {  # what begins a request, and what then comes without end
+FLOODS: Final[dict[str, tuple[bytes, bytes]]] = {  # the beginning of a request, and what then follows without end
     "small headers": (GET, SMALL * 10_000),
     "one header": (GET + b"X: ", b"x" * 60_000),
     "a path": (b"GET /", b"x" * 60_000),
@@ -193,7 +199,10 @@ FLOODS: Final[dict[str, tuple[bytes, bytes]]] = {  # what begins a request, and 
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_what_never_ends_takes_little_memory_and_no_time(web: WebServer, kind: str) -> None:
-    """Many connections at once, each with megabytes: each is closed soon, and others are served meanwhile."""
+    """Each of 16 connections that send megabytes without end is closed, and other clients are served meanwhile.
+
+    All take under 40 MB of memory and 1 s of CPU time.
+    """
     begin, more = FLOODS[kind]
     before_mb, before_s = memory_mb(web), worked_s(web)
     closed: list[bool] = []
@@ -219,7 +228,7 @@ def test_what_never_ends_takes_little_memory_and_no_time(web: WebServer, kind: s
 
 
 def test_a_body_that_is_not_wanted_is_thrown_away(web: WebServer) -> None:
-    """The answer comes at once; hundreds of megabytes after it take no memory."""
+    """A request whose body is not used gets its response, and 300 MB of body take under 20 MB of memory."""
     before_mb = memory_mb(web)
     with others_are_served(web), connect(web) as connection:
         connection.sendall(b"GET /predictions HTTP/1.1\r\nContent-Length: 300000000\r\n" + HOST + b"\r\n")
@@ -230,7 +239,7 @@ def test_a_body_that_is_not_wanted_is_thrown_away(web: WebServer) -> None:
 
 
 def test_requests_may_follow_each_other_without_waiting(web: WebServer) -> None:
-    """As many at once as a client may have reason for; each is answered."""
+    """A client may pipeline as many requests as `MAX_PIPELINED`, and each gets its response."""
     with connect(web) as connection:
         connection.sendall((GET + b"\r\n") * (MAX_PIPELINED - 1) + GET + b"Connection: close\r\n\r\n")
         assert read_all(connection).count(b"HTTP/1.1 200 OK\r\n") == MAX_PIPELINED
@@ -250,7 +259,10 @@ WAITING: Final[dict[str, bytes]] = {
 
 
 def test_who_keeps_the_server_waiting_is_closed(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """Whatever it is waited for, though a byte comes now and then; who listens to events is not."""
+    """A connection that keeps the server waiting is closed, even if it sends a byte now and then.
+
+    A listener to events is not closed.
+    """
     with ExitStack() as stack:
         variables = {"ROLLING_TRIGGER_TOKEN": "token", "ROLLING_BROKER_URL": shared_redis.url}
         web = stack.enter_context(limited(tmp_path, shared_redis, patience_s=2, variables=variables))
@@ -281,10 +293,13 @@ def test_who_keeps_the_server_waiting_is_closed(tmp_path: Path, shared_redis: Re
 
 
 def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """What was written for it is let go of."""
+    """A client that does not read its responses is disconnected, and what was written for it is freed.
+
+    A client that reads slowly is served to the end.
+    """
     with limited(tmp_path, shared_redis, patience_s=2) as web, ExitStack() as stack:
         request = b"GET /predictions HTTP/1.1\r\n" + HOST + b"\r\n"
-        # Asked before the reader connects: on a busy machine the answer may take as long as the server's patience.
+        # Requested before the reader connects: on a busy machine the response may take as long as the server waits.
         expected = MAX_PIPELINED * len(web.get("/predictions")[2])
         silent = [stack.enter_context(connect(web)) for _ in range(8)]
         for connection in silent:
@@ -292,7 +307,7 @@ def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: R
         reader = stack.enter_context(connect(web))
         reader.sendall(request * (MAX_PIPELINED - 1) + request.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n")
         received, started = 0, time.monotonic()
-        while data := reader.recv(400_000):  # a client that takes them slowly, over four seconds, is not closed
+        while data := reader.recv(400_000):  # a client that reads them slowly, over four seconds, is not closed
             received += len(data)
             time.sleep(max(0.0, started + 4 * received / expected - time.monotonic()))
         assert received > expected > 10_000_000
@@ -301,7 +316,7 @@ def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: R
 
 
 def length_of_rest(connection: socket.socket) -> int:
-    """How many bytes there still are to be received, until the connection ends."""
+    """Count the bytes that can still be received until the connection ends."""
     received = 0
     with suppress(ConnectionError):
         while data := connection.recv(400_000):
@@ -310,7 +325,10 @@ def length_of_rest(connection: socket.socket) -> int:
 
 
 def test_a_client_that_goes_is_missed_by_all_its_requests(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """Also by those before the last: a listener leaves at once, and nothing is written to a closed connection."""
+    """When a client disconnects, all its pipelined requests end, also those before the last.
+
+    A listener leaves at once, and nothing is written to a closed connection.
+    """
     with limited(tmp_path, shared_redis) as web:
         for _ in range(5):
             with Events(web.port) as events:
@@ -329,7 +347,7 @@ def test_a_client_that_goes_is_missed_by_all_its_requests(tmp_path: Path, shared
 
 
 def connections_of(web: WebServer) -> int:
-    """How many connections of clients the server has open."""
+    """The number of client connections that the server has open."""
     listens, closed_by_the_process = "0A", "0"
     entries = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(
@@ -339,7 +357,7 @@ def connections_of(web: WebServer) -> int:
 
 
 def descriptors(web: WebServer) -> int:
-    """How many the server has open."""
+    """The number of file descriptors that the server has open."""
     return len(list(Path(f"/proc/{web.process.pid}/fd").iterdir()))
 
 
@@ -347,7 +365,10 @@ def descriptors(web: WebServer) -> int:
 
 
 def test_listeners_leave_descriptors_for_others(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """With 1,024 of them: most of 1,200 listeners are taken, the others get a Retry-After, and all are served."""
+    """With 1,024 descriptors, 704 of 1,200 listeners are accepted, and 496 get a 503 with `Retry-After`.
+
+    All other requests are served.
+    """
     with limited(tmp_path, shared_redis, descriptors=1_024) as web, ExitStack() as stack:
         with others_are_served(web):
             listeners = [stack.enter_context(Events(web.port)) for _ in range(LISTENERS)]
@@ -364,7 +385,7 @@ def test_listeners_leave_descriptors_for_others(tmp_path: Path, shared_redis: Re
 
 
 def test_connections_that_do_nothing_make_way(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """At 256 descriptors 600 idle connections: others are served, and Redis and files can still be opened."""
+    """With 256 descriptors and 600 idle connections, requests are served, and Redis and files can still be opened."""
     with limited(tmp_path, shared_redis, descriptors=256) as web, ExitStack() as stack:
         for _ in range(600):
             connection = stack.enter_context(connect(web))
@@ -378,7 +399,7 @@ def test_connections_that_do_nothing_make_way(tmp_path: Path, shared_redis: Redi
 
 
 def answers(web: WebServer) -> bool:
-    """Whether the server answers a new connection."""
+    """Whether the server responds on a new connection."""
     try:
         return web.get("/predictions")[0] == 200
     except OSError:

@@ -42,7 +42,10 @@ def metrics(text: str) -> dict[str, float]:
 
 
 def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
-    """Whichever process made the run; the last scan is shown though many runs since have found nothing new."""
+    """The metrics have the figures of the last run in Redis, whichever process made it.
+
+    The last scan is still shown after 250 runs that found nothing new.
+    """
     write_json(settings.input, {"AAPL": a_record(), "BAD": a_record(confidence=7), "WORSE": a_record(confidence="x")})
     report = optimize(replace(settings, max_rejected_percent=70))
     stats = report.stats
@@ -77,7 +80,7 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
 
 
 def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
-    """Bots of which no field is read, and extra fields that cannot be passed on."""
+    """The metrics count bots of which no field is read, and extra fields that cannot be passed on."""
     settings = replace(settings, fields="+sector; +tags")
     record = {**a_record(), "sector": "Technology", "tags": ["a"]}
     write_json(settings.input, {"AAPL": record, "_bots": {"alpha": {"balance": 1.5}, "beta": {"enabled": True}}})
@@ -86,11 +89,14 @@ def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
         values = metrics(client.get("/metrics").text)
         status = client.get("/status").json()
     assert (values["bots_seen"], values["bots_without_fields"], values["last_scan_extras_dropped"]) == (2, 1, 1)
-    assert status["bots_lack_fields"] is False  # half of them
+    assert status["bots_lack_fields"] is False  # only half of them have no fields
 
 
 def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
-    """At each scrape, whatever the last run has found; without a time of the input there is no gauge."""
+    """The input's age grows from scrape to scrape, also after a run that failed.
+
+    Without a time of the input there is no gauge of its age.
+    """
     settings = replace(settings, max_input_age_s=7_200)
     for age_s in (3_600, 10_000):
         own = replace(settings, source=f"s{age_s}")
@@ -102,7 +108,7 @@ def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
             first, second = (metrics(client.get("/metrics").text) for _ in range(2))
         assert age_s <= first["input_age_seconds"] < second["input_age_seconds"] < age_s + 60
         assert first["input_stale"] == (age_s > 7_200)
-        assert first["diagnosis input_old"] == 0  # the failure comes first
+        assert first["diagnosis input_old"] == 0  # the failed run is the first problem
     with CacheClient(settings.redis_url, own.source, settings.interval_s).commands() as client:
         pointer = Pointer.from_hash(client.hgetall(Keys(own.source).current))  # type: ignore[arg-type]
         assert pointer is not None
@@ -113,7 +119,7 @@ def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
 
 
 def test_how_soon_an_input_is_published_stays_shown(settings: Settings) -> None:
-    """It is of the newest report that has it."""
+    """The publish latency is taken from the newest report that has one, also if a later report has none."""
     record(settings, *(Report("success", settings.source, text_of(1e9 + n), published_after_s=n) for n in (1.5, 2.5)))
     record(settings, Report("unchanged", settings.source, text_of(2e9)))
     with asking(settings) as client:
@@ -121,7 +127,10 @@ def test_how_soon_an_input_is_published_stays_shown(settings: Settings) -> None:
 
 
 def test_runs_are_counted_by_status_and_error(settings: Settings, redis_server: RedisServer) -> None:
-    """Though the stream has forgotten them; a field that holds no number begins anew."""
+    """Runs are counted by status and error, also those that the stream no longer has.
+
+    A counter in Redis that is not a number starts again at 0.
+    """
     report_unchanged(replace(settings, interval_s=864), 250)
     with asking(settings) as client:
 
@@ -148,7 +157,7 @@ def test_runs_are_counted_by_status_and_error(settings: Settings, redis_server: 
 
 
 def test_runs_are_counted_together_with_their_entry(settings: Settings, redis_server: RedisServer) -> None:
-    """A transaction, so that a counter says no more and no less than the stream."""
+    """A run is counted in the transaction that appends its report, so the counters and the stream agree."""
     with redis_server.client as client, client.monitor() as monitor:
         report_unchanged(settings, 1)
         seen = []
@@ -161,7 +170,7 @@ def test_runs_are_counted_together_with_their_entry(settings: Settings, redis_se
 
 @pytest.mark.parametrize("time_of_it", ["soon", "2026-11-01T10:00:00", "9999-12-31T23:00:00-02:00"])
 def test_a_report_without_a_time_hides_no_other(settings: Settings, redis_server: RedisServer, time_of_it: str) -> None:
-    """Nor does it take the diagnosis with it, which counts from its time."""
+    """A report with an unusable time hides no other report, and does not break the diagnosis, which needs that time."""
     report_unchanged(settings, 1)
     with asking(settings) as client:
         report = Report("failed", settings.source, time_of_it, error="SourceMissing")
@@ -174,7 +183,10 @@ def test_a_report_without_a_time_hides_no_other(settings: Settings, redis_server
 
 
 def test_workers_and_beats_are_counted(settings: Settings) -> None:
-    """Those that live and have to do with the source, with the least memory that one of them has for a run."""
+    """Running workers and beats of the source are counted.
+
+    The memory limit is the smallest that one of these workers has for a run.
+    """
     queue = f"rolling.{settings.source}"
     told = [
         Heartbeat("worker", "one", 5.0, [queue], 300_000_000),
@@ -197,7 +209,7 @@ def test_workers_and_beats_are_counted(settings: Settings) -> None:
 
 
 def test_the_diagnosis_is_the_one_of_the_page(settings: Settings) -> None:
-    """One code has 1; the level says how bad it is."""
+    """The metrics have the diagnosis of `/status`: only its code has the value 1, and the level says how bad it is."""
     with asking(settings) as client:
         for expected, level in (("no_worker", 2), ("ok", 0), ("runs_fail", 1)):
             if expected == "ok":
@@ -215,7 +227,10 @@ def test_the_diagnosis_is_the_one_of_the_page(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_metrics_are_of_all_sources_wherever_they_are_asked_for(tmp_path: Path, settings: Settings) -> None:
-    """Each under its name, one family of samples a metric, and clean for Prometheus's own tool."""
+    """`/metrics` at the root and of each source has the metrics of all sources by name, in one family per metric.
+
+    Prometheus's own parser reads them.
+    """
     variables = {
         "ROLLING_INPUT": "",
         "ROLLING_SOURCES": f"brain={tmp_path}/brain.json; intraday={tmp_path}/intraday.json",
@@ -243,7 +258,10 @@ READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", 
 
 @pytest.mark.slow
 def test_reads_are_those_of_all_processes(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """Whichever of them is asked, a new one too; their user of Redis needs to write nothing else."""
+    """Each process, also a new one, reports the reads of all processes.
+
+    Their user of Redis needs to write nothing but these counters.
+    """
     run_old(settings)
     with redis_server.client as client:
         client.execute_command(
@@ -272,7 +290,7 @@ def test_reads_are_those_of_all_processes(tmp_path: Path, settings: Settings, re
 def test_who_may_not_write_counts_for_itself(
     settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says so once; nothing else is wrong with it."""
+    """A process whose user of Redis may not write counts only its own reads and logs that once; all else works."""
     run_old(settings)
     with redis_server.client as client:
         client.execute_command("ACL", "SETUSER", "web", "reset", "on", ">made-up", *READER)
@@ -289,7 +307,10 @@ def test_who_may_not_write_counts_for_itself(
 
 
 def test_reads_do_not_fall_while_redis_is_away(settings_without_redis: Settings, own_redis: RedisServer) -> None:
-    """A counter that falls has begun anew, to Prometheus; what was counted meanwhile is added when Redis is back."""
+    """Counters of reads do not fall while Redis is down, since Prometheus takes a fall for a restart.
+
+    Reads of that time are added when Redis is back.
+    """
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     run_old(settings)
@@ -316,7 +337,7 @@ def test_reads_do_not_fall_while_redis_is_away(settings_without_redis: Settings,
 
 
 def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> None:
-    """What an alert needs: the last status, and the age of what is shown."""
+    """After a failed run the metrics have what an alert needs: the last status, and whether the snapshot is stale."""
     write_sample(local(settings.input), symbols=10, points=1)
     fast = replace(settings, interval_s=0.1)
     optimize(fast)
@@ -336,7 +357,7 @@ def record(settings: Settings, *reports: Report) -> None:
 
 
 def test_a_refusal_by_a_guard_shows_until_a_run_is_decided_otherwise(settings: Settings) -> None:
-    """Runs that were skipped say nothing; a guard that is asked again and refuses again is shown on."""
+    """`guard_refused` stays 1 through skipped runs and further refusals, until a run is accepted or fails otherwise."""
     settings = replace(settings, max_drop_percent=50)
     write_json(settings.input, {f"S{number}": a_record() for number in range(10)})
     optimize(settings)
@@ -363,7 +384,7 @@ def test_a_refusal_by_a_guard_shows_until_a_run_is_decided_otherwise(settings: S
 
 
 def test_a_server_that_is_not_ready_names_the_refusal(settings: Settings) -> None:
-    """Though runs that were skipped came after it."""
+    """`/readyz` of a stale source names the last refusal by a guard, also if runs were skipped after it."""
     fast = replace(settings, interval_s=0.1, min_records=5)
     write_json(settings.input, {"A": a_record()})
     optimize(fast, accept=True)
@@ -379,7 +400,10 @@ def test_a_server_that_is_not_ready_names_the_refusal(settings: Settings) -> Non
 
 @pytest.mark.parametrize("by", ["ops@host", 'a"b\\c\nd, {x="y"} é@h'])
 def test_a_pin_shows_with_its_time_and_its_author(settings: Settings, by: str) -> None:
-    """Whatever the name of the user or host is; without a pin there is no time."""
+    """A pin is shown with its time and its author, whatever characters the names of user and host have.
+
+    Without a pin there is no time.
+    """
     run_old(settings)
     with asking(settings) as client:
         values = metrics(client.get("/metrics").text)
@@ -395,13 +419,13 @@ def test_a_pin_shows_with_its_time_and_its_author(settings: Settings, by: str) -
         values = metrics(client.get("/metrics").text)
         assert client.get("/readyz").status_code == 200
     assert values["snapshot_pinned"] == 1
-    assert values["input_stale"] == 0  # what the engine has written since is not looked at
+    assert values["input_stale"] == 0  # what the engine has written since the pin is not checked
     since = datetime(2026, 11, 1, 10, tzinfo=UTC).timestamp()
     assert values[f"snapshot_pinned_timestamp_seconds {by}"] == since
 
 
 def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings) -> None:
-    """Nothing is made up."""
+    """Without a snapshot there are only metrics of the process, Redis and an empty fleet; no value is invented."""
     with asking(settings) as client:
         values = metrics(client.get("/metrics").text)
     known = {name: value for name, value in values.items() if not name.startswith(("diagnosis ", "build_info "))}
@@ -420,7 +444,10 @@ def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings)
 
 
 def test_nothing_is_said_of_workers_and_beats_while_redis_is_away(settings: Settings) -> None:
-    """None that is seen is not none that lives: an alert would name the wrong cause."""
+    """While Redis is down, there are no metrics of workers, beats and runs.
+
+    A count of 0 would not mean that none is running, so an alert would name the wrong cause.
+    """
     with asking(replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")) as client:
         values = metrics(client.get("/metrics").text)
     assert (values["cache_up"], values["diagnosis redis_away"]) == (0, 1)

@@ -51,7 +51,7 @@ from optimizer.web.negotiate import (
     ],
 )
 def test_gzip_is_sent_to_those_who_take_it(header: str, gzip: bool) -> None:
-    """Weights count, zero excludes, and what cannot be read is as if it were not there."""
+    """Weights decide whether gzip is sent, a weight of 0 excludes it, and an entry that cannot be read is ignored."""
     assert takes_gzip(header.encode("latin-1")) is gzip
 
 
@@ -79,7 +79,10 @@ def test_gzip_is_sent_to_those_who_take_it(header: str, gzip: bool) -> None:
     ],
 )
 def test_zstd_is_sent_to_clients_that_name_it(header: str, encoding: int) -> None:
-    """`*` alone is no sign of it; where the weights are equal, zstd comes first. Where it is not offered, it is not."""
+    """The encoding zstd is sent only to clients that name it, not for `*` alone, and is first among equal weights.
+
+    If it is not offered, gzip or the plain body is chosen as without it.
+    """
     assert choose_encoding(header.encode()) == encoding
     assert choose_encoding(header.encode(), zstd=False) in (GZIP, IDENTITY)
     assert (choose_encoding(header.encode(), zstd=False) == GZIP) is takes_gzip(header.encode())
@@ -87,7 +90,10 @@ def test_zstd_is_sent_to_clients_that_name_it(header: str, encoding: int) -> Non
 
 @given(st.dictionaries(st.sampled_from(["zstd", "gzip", "identity"]), st.integers(0, 1_000), min_size=1))
 def test_no_coding_is_chosen_that_another_outweighs(weights: dict[str, int]) -> None:
-    """And none that has the weight 0, unless none is left: then the plain body is better than no answer."""
+    """The chosen encoding has the highest weight, and not the weight 0.
+
+    If none is left, the plain body is sent, which is better than no response.
+    """
     header = ", ".join(f"{name};q={weight / 1_000:.3f}" for name, weight in weights.items())
     chosen = {ZSTD: "zstd", GZIP: "gzip", IDENTITY: "identity"}[choose_encoding(header.encode())]
     if chosen != "identity":
@@ -98,7 +104,7 @@ def test_no_coding_is_chosen_that_another_outweighs(weights: dict[str, int]) -> 
 
 @given(st.binary(max_size=60))
 def test_no_header_is_an_error(header: bytes) -> None:
-    """Clients send anything."""
+    """Clients send anything, so no bytes in a header raise an exception."""
     takes_gzip(header)
     choose_encoding(header)
     matches_etag(header, b'"x"')
@@ -125,12 +131,12 @@ def test_no_header_is_an_error(header: bytes) -> None:
     ],
 )
 def test_a_list_of_etags_names_ours_or_not(header: str, matches: bool) -> None:
-    """Lists, weak ones, and the star."""
+    """An ETag matches in a list, as a weak one, and by `*`; parts of it and malformed ones do not match."""
     assert matches_etag(header.encode(), b'"abc"') is matches
 
 
 def test_dates_are_http_dates() -> None:
-    """In all three of the standard's formats; another is no date."""
+    """Dates are written in HTTP's format, and read in all three formats of the standard; any other text is no date."""
     assert http_date(784111777.9) == b"Sun, 06 Nov 1994 08:49:37 GMT"
     for same in (b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", b"Sun Nov  6 08:49:37 1994"):
         assert is_not_modified_since(same, 784111777)
@@ -147,12 +153,12 @@ def test_dates_are_http_dates() -> None:
     ],
 )
 def test_a_date_that_no_calendar_has_counts_as_none(date: bytes) -> None:
-    """No number that a client sends raises an exception."""
+    """A date with impossible numbers counts as no date, and raises no exception."""
     assert is_not_modified_since(date, 0) is False
 
 
 def test_what_a_client_sends_is_not_kept_without_bound() -> None:
-    """A header of megabytes counts as missing, and is not remembered."""
+    """A header of a megabyte counts as missing, and is not kept in memory."""
     tracemalloc.start()
     try:
         for number in range(20):

@@ -1,4 +1,4 @@
-"""The OpenAPI description: complete, with examples, and kept by every answer."""
+"""The OpenAPI description: it is complete, has examples, and every response conforms to it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class NoFleet:
     """A trigger whose runs never begin."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send one."""
+        """Return an id that shows the arguments."""
         assert source
         return f"7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e{int(accept)}{int(force)}"
 
     def state(self, run_id: str) -> RunState:
-        """Of one."""
+        """Report the run as pending."""
         return RunState(run_id, "pending")
 
 
@@ -47,7 +47,7 @@ def web_settings(settings: Settings) -> Settings:
 
 
 def test_every_operation_is_described_with_examples(web_settings: Settings) -> None:
-    """Summary, every answer with its schema, an example that fits it, and a unique name."""
+    """Every operation has a summary, a unique id, a schema, and examples of its parameters, responses and problems."""
     with asking(web_settings, NoFleet()) as client:
         description = client.get("/openapi.json").json()
 
@@ -85,8 +85,8 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
 def test_every_answer_keeps_to_the_description(
     web_settings: Settings, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is asked, fit or unfit, status, type and shape of the answer are as described; none is a 500."""
-    # Not above: it takes a second, in each process that collects the tests.
+    """For valid and invalid requests, status, type and shape of the response are as described; none is a 500."""
+    # Not at the top: this import takes a second, in each process that collects the tests.
     import schemathesis  # noqa: PLC0415
     from schemathesis.core.result import Ok  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def test_every_answer_keeps_to_the_description(
     app = create_app(web_settings, trigger=NoFleet())
     schema = schemathesis.openapi.from_asgi("/openapi.json", app).exclude(path="/events")  # it never ends
     accepted = schema.config.checks.positive_data_acceptance
-    accepted.expected_statuses = [*(accepted.expected_statuses or ()), "410"]  # as a 404: by what there is
+    accepted.expected_statuses = [*(accepted.expected_statuses or ()), "410"]  # like a 404, it depends on the data
     for described in schema.get_all_operations():
         assert isinstance(described, Ok)
         operation = described.ok()
@@ -104,13 +104,13 @@ def test_every_answer_keeps_to_the_description(
         def keeps(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
 
-        with suppress(Unsatisfiable):  # an operation without parameters cannot be asked in an unfit way
+        with suppress(Unsatisfiable):  # an operation without parameters has no invalid requests
             keeps()
 
 
 @pytest.mark.parametrize("text", ["0.0", "1_0", "+1", " 1", "1 ", "1e1", "0x1", "٣", "true", ""])
 def test_an_integer_is_digits(web_settings: Settings, text: str) -> None:
-    """Each parameter that is described as an integer takes nothing else, and says so by its name."""
+    """A parameter that is described as an integer takes only digits; any other text is a 422 that names it."""
     with asking(web_settings) as client:
         integers = [
             (path, parameter["name"])

@@ -25,7 +25,7 @@ def pages() -> Pages:
 
 
 def test_short_responses_to_filters_are_cached_and_long_ones_are_not() -> None:
-    """The same object is returned if it is short, a new one if it is long."""
+    """A short response to a filter is cached: the same object is returned again; a long one is made again each time."""
     prepared = pages()
     short, long = PredictionQuery(10, 0, 0.0, None), PredictionQuery(MANY - 1, 0, 0.0, None)
     assert prepared.filtered(short) is prepared.filtered(short)
@@ -33,7 +33,7 @@ def test_short_responses_to_filters_are_cached_and_long_ones_are_not() -> None:
 
 
 def test_the_oldest_responses_are_dropped() -> None:
-    """However many filters are made up."""
+    """The oldest response is dropped after `CACHED_RESPONSES` newer ones, however many filters a client invents."""
     prepared = pages()
     first = prepared.filtered(PredictionQuery(0, 0, 0.0, None))
     for offset in range(1, CACHED_RESPONSES + 1):

@@ -1,6 +1,6 @@
 """What people see of versions on the dashboard: what changed, a symbol's history, pins, guards, the export.
 
-In a real Chromium, against a real API process, a real Redis, and snapshots that runs published.
+Tests run in a real Chromium, against a real API process, a real Redis, and snapshots that runs published.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BOTS = {"alpha": {"enabled": True, "equity": 10.5, "positions": [{"symbol": "AAP
 
 
 def publish(settings: Settings, records: dict[str, Any]) -> int:
-    """Let a run publish these records; return the version."""
+    """Publish these records by a run; return the version."""
     write_json(settings.input, {"predictions": records, "bots": BOTS})
     report = optimize(settings)
     assert report.status == "success"
@@ -41,7 +41,7 @@ def publish(settings: Settings, records: dict[str, Any]) -> int:
 
 
 def listed(page: Page, title: str) -> list[str]:
-    """The lines of a list of the step that is shown."""
+    """The lines of one list of the step that is shown."""
     lines = page.get_by_role("group", name=re.compile(f"^{title}")).get_by_role("listitem")
     return [" ".join(text.split()) for text in lines.all_inner_texts()]
 
@@ -52,7 +52,10 @@ def field(page: Page, label: str) -> Locator:
 
 
 def test_what_each_version_changed_can_be_stepped_through(settings: Settings, open_page: Open) -> None:
-    """The newest is shown, and followed; a step that was chosen stays while versions come; keys do what buttons do."""
+    """The panel shows and follows the newest step, unless another one was chosen, which stays when new versions appear.
+
+    The arrow keys do what the buttons do.
+    """
     first = {"AAPL": a_record(confidence=0.9), "BABA": a_record(confidence=0.5), "CSCO": a_record(confidence=0.8)}
     publish(settings, first)
     page = open_page()
@@ -103,7 +106,10 @@ def test_what_each_version_changed_can_be_stepped_through(settings: Settings, op
 
 
 def test_only_the_newest_steps_and_runs_are_asked_for(settings: Settings, open_page: Open) -> None:
-    """All of them at the start; then a few, and as many more as it takes to reach those that are shown."""
+    """The page requests all steps and runs when it opens, and later only the newest few.
+
+    It requests more only until they reach those that are shown.
+    """
     numbers = iter(range(100))
 
     def publish_next() -> None:
@@ -142,7 +148,7 @@ def test_only_the_newest_steps_and_runs_are_asked_for(settings: Settings, open_p
 
 
 def test_what_a_version_leaves_as_it_is_stays_in_place(settings: Settings, open_page: Open) -> None:
-    """One symbol that falls to the end is the one line that moves, and keeps the focus; a changed price has a tint."""
+    """If one symbol falls to the end, its row alone moves and keeps the focus, and its changed price has a tint."""
     records = {f"S{number:02}": a_record(confidence=0.9 - number / 100) for number in range(40)}
     publish(settings, records)
     page = open_page()
@@ -167,7 +173,7 @@ def test_what_a_version_leaves_as_it_is_stays_in_place(settings: Settings, open_
 
 
 def test_a_symbol_has_a_page_of_its_own(settings: Settings, open_page: Open) -> None:
-    """Its fields, its rank, and its values over the versions, of which a gap is where it had left."""
+    """A symbol's page shows its fields, its rank, and its values over the versions, with a gap where it had left."""
     mapped = replace(settings, fields="+sector", min_confidence=0.1)
     others = {"MSFT": a_record(confidence=0.5), "NVDA": a_record(confidence=0.7)}
     publish(mapped, {**others, "AAPL": a_record(confidence=0.25, sector="<i>Tech", last_price=90)})
@@ -197,7 +203,10 @@ def test_a_symbol_has_a_page_of_its_own(settings: Settings, open_page: Open) -> 
 
 
 def test_the_way_to_a_symbol_and_back_keeps_place_and_focus(settings: Settings, open_page: Open) -> None:
-    """By links, by the browser's buttons and by keys; the tab has the symbol's name, and any name is an address."""
+    """Links, the browser's buttons and keys lead to a symbol's page and back, and keep place and focus.
+
+    The tab's title has the symbol's name, and a symbol of any name has an address.
+    """
     few = replace(settings, min_confidence=0.1)
     others = {f"S{number:03}": a_record(confidence=0.5 - number / 1000) for number in range(60)}
     publish(few, {**others, "AAPL": a_record(confidence=0.25), "A/B %": a_record()})
@@ -237,7 +246,10 @@ def test_the_way_to_a_symbol_and_back_keeps_place_and_focus(settings: Settings, 
 
 
 def test_symbols_without_a_history_and_unknown_ones_say_why(settings: Settings, open_page: Open) -> None:
-    """A symbol outside of the predictions has its fields; one that is gone has its history; an unknown one neither."""
+    """A symbol outside of the predictions shows its fields, one that has left its history, and an unknown one neither.
+
+    The page says why something is missing.
+    """
     few = replace(settings, top_symbols_limit=2, min_confidence=0.1)
     publish(few, {"AAPL": a_record(confidence=0.9), "GONE": a_record(confidence=0.8), "LOW": a_record(confidence=0.2)})
     publish(few, {"AAPL": a_record(confidence=0.9), "BABA": a_record(confidence=0.8), "LOW": a_record(confidence=0.2)})
@@ -267,7 +279,7 @@ def test_symbols_without_a_history_and_unknown_ones_say_why(settings: Settings, 
 def test_a_symbols_page_can_be_opened_before_the_first_version(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """From a bookmark: it says that there are no data, and fills when they come."""
+    """A symbol's page that is opened from a bookmark says that there are no data, and fills with the first version."""
     page = watch(f"{web.url}#/symbol/AAPL").open()
     expect(page.get_by_role("heading", name="No data yet")).to_be_visible()
     expect(page.locator("#symbol-page")).to_be_hidden()
@@ -280,7 +292,10 @@ def test_a_symbols_page_can_be_opened_before_the_first_version(
 
 
 def test_a_pin_is_told_and_what_runs_changed_is_listed(settings: Settings, open_page: Open) -> None:
-    """Since when, by whom, of which version, and how it ends; the runs say what they changed."""
+    """A notice states since when, by whom and to which version the source is pinned, and how to unpin it.
+
+    The table of runs lists what each of them changed.
+    """
     old = publish(settings, {"AAPL": a_record()})
     publish(settings, {"AAPL": a_record(confidence=0.9), "MSFT": a_record()})
     restored = version_of(rollback(settings, old))
@@ -305,7 +320,7 @@ def test_a_pin_is_told_and_what_runs_changed_is_listed(settings: Settings, open_
 def test_an_input_that_was_refused_can_be_accepted(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """Where the token is, the notice and the run's own message offer a run that accepts it, once."""
+    """With a trigger token, the notice and the run's own message offer a run that accepts a refused input, once."""
     publish(settings, {"AAPL": a_record()})
     write_json(settings.input, {"AAPL": a_record(confidence=0.9), "bots": {name: {"equity": "x"} for name in "ab"}})
     with pytest.raises(NoBots):
@@ -333,7 +348,10 @@ def test_an_input_that_was_refused_can_be_accepted(
 
 
 def test_what_a_guard_said_is_told(settings: Settings, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is, the case of a relative path too. Without a token there is no button to accept it."""
+    """The notice has a guard's message unchanged, also the upper and lower case of a relative path at its start.
+
+    Without a token there is no button to accept the input.
+    """
     publish(settings, {"AAPL": a_record(), "MSFT": a_record()})
     write_json(settings.input, {"AAPL": a_record()})
     monkeypatch.chdir(local(settings.input).parent)
@@ -351,7 +369,7 @@ def test_what_a_guard_said_is_told(settings: Settings, open_page: Open, monkeypa
 def test_an_update_that_was_dropped_is_no_input_to_accept(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """It is told, and there is no button, though there is a token."""
+    """A dropped update is reported in a notice, but no button offers to accept it, even with a token."""
     publish(settings, {"AAPL": a_record(), "MSFT": a_record()})
     enqueue(settings, [], ["AAPL", "MSFT"])
     apply_updates(settings)
@@ -365,14 +383,14 @@ def test_an_update_that_was_dropped_is_no_input_to_accept(
 
 
 def test_the_predictions_can_be_exported_as_they_are_filtered(settings: Settings, open_page: Open) -> None:
-    """The link leads to a file of what the buttons show, where the API can filter so, and says which that is."""
+    """The CSV link exports what the filter shows if the API can filter so, else everything; its name says which."""
     words = {"A": "bullish", "B": "positive", "C": "Bearish", "D": "neutral"}
     publish(settings, {symbol: a_record(sentiment=word) for symbol, word in words.items()})
     page = open_page()
     expect(page.locator("#predictions tbody tr")).to_have_count(4)
     for button, name, href in (
         ("Bearish", "CSV of predictions that are bearish", "predictions.csv?sentiment=bearish"),
-        ("Bullish", "CSV of all predictions", "predictions.csv"),  # two words
+        ("Bullish", "CSV of all predictions", "predictions.csv"),  # two words: the API filters by one
         ("All", "CSV of all predictions", "predictions.csv"),
     ):
         page.get_by_role("button", name=button).click()

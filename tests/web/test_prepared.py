@@ -1,4 +1,4 @@
-"""Responses that are cached: how many, and of how many bytes."""
+"""The cache of responses: how many it keeps, and of how many bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def a_response(size: int, gz: bytes | None = None) -> Prepared:
 
 @pytest.mark.parametrize("gz", [None, bytes(CACHED_BYTES // 4)], ids=["plain", "both forms"])
 def test_the_oldest_go_where_there_are_too_many_bytes(gz: bytes | None) -> None:
-    """What a client asks for may be long: up to 120 versions in which all of 10,000 records change."""
+    """The oldest responses are dropped when the cache has too many bytes, plain and gzipped bodies counted.
+
+    A response may be long: up to 120 versions in which all of 10,000 records change.
+    """
     cache = ResponseCache(64)
     response = a_response(CACHED_BYTES // 4, gz)
     for request in range(10):
@@ -25,7 +28,10 @@ def test_the_oldest_go_where_there_are_too_many_bytes(gz: bytes | None) -> None:
 
 
 def test_the_newest_is_kept_whatever_its_size() -> None:
-    """Clients that follow ask for the same; it is small ones that it takes the place of."""
+    """The newest response is kept whatever its size, since clients that follow request the same one.
+
+    Older ones are dropped for it, and when there are more than 64.
+    """
     cache = ResponseCache(64)
     cache.store("small", a_response(1))
     cache.store("large", a_response(CACHED_BYTES + 1))

@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "optimizer.cli", "web"]
 
 
 def test_it_prints_its_address_and_stops_without_a_word(tmp_path: Path, settings: Settings) -> None:
-    """One line, and exit status 0 on SIGTERM as on Ctrl-C."""
+    """The command prints only its address, in one line, and exits with status 0 on SIGTERM as on Ctrl-C."""
     run_old(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         with WebServer(tmp_path, settings) as web:
@@ -36,7 +36,7 @@ def test_it_prints_its_address_and_stops_without_a_word(tmp_path: Path, settings
 
 
 def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings_without_redis: Settings) -> None:
-    """It says so in its answers, and waits."""
+    """Without Redis and a snapshot the command starts and serves `/healthz` and the page; `/predictions` is a 503."""
     with WebServer(tmp_path, replace(settings_without_redis, redis_url="redis://127.0.0.1:1/0")) as web:
         assert web.get("/predictions")[0] == 503
         assert web.get("/healthz")[0] == 200
@@ -44,7 +44,7 @@ def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings
 
 
 def test_an_address_in_use_is_one_line() -> None:
-    """And wrong usage is reported as such."""
+    """An address that is in use is named in an error with exit status 1; wrong usage has exit status 2."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -56,7 +56,7 @@ def test_an_address_in_use_is_one_line() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    """The other commands need no FastAPI."""
+    """Without FastAPI the command exits with status 2 and names the extra to install; other commands do not need it."""
     program = (
         "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['web']; from optimizer.cli.main import main; main()"
     )

@@ -1,4 +1,4 @@
-"""The table of predictions in a real Chromium: long ones, what is chosen in it and kept, and what it says of a row."""
+"""The table of predictions in a real Chromium: long tables, choices and pins that are kept, and notes on a row."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ LONG = 2_000
 
 
 def publish(settings: Settings, records: dict[str, Any]) -> None:
-    """Let a run publish all of these records."""
+    """Publish all of these records by a run."""
     write_json(settings.input, {"predictions": records})
     assert optimize(replace(settings, top_symbols_limit=10_000, min_confidence=0.0)).status == "success"
 
 
 def long_records(*, price: float = 100.0) -> dict[str, Any]:
-    """Records by falling confidence."""
+    """Two thousand records by falling confidence, all with this price."""
     return {f"S{index:04}": a_record(confidence=1 - index / 10_000, last_price=price) for index in range(LONG)}
 
 
 def few_records() -> dict[str, Any]:
-    """Five of them, of all sentiments that are known."""
+    """Five records, with all sentiments that are known."""
     words = {"AAPL": "bullish", "BABA": "bearish", "CSCO": "neutral", "DELL": "bullish", "EBAY": "bearish"}
     return {
         symbol: a_record(confidence=0.9 - index / 10, sentiment=word)
@@ -55,7 +55,7 @@ def row(page: Page, symbol: str) -> Locator:
 
 
 def address(page: Page) -> str:
-    """What the browser shows as its address."""
+    """The address that the browser shows."""
     return str(page.evaluate("location.href"))
 
 
@@ -65,7 +65,10 @@ def head(page: Page, label: str) -> Locator:
 
 
 def test_of_a_long_table_only_the_rows_in_view_are_in_the_document(settings: Settings, open_page: Open) -> None:
-    """Wherever it is scrolled to; screen readers are told how many there are, and which these are."""
+    """The document has only the rows in view, under 100 of 2,000, wherever the table is scrolled to.
+
+    `aria-rowcount` and `aria-rowindex` tell screen readers how many rows there are, and which ones these are.
+    """
     publish(settings, long_records())
     page = open_page()
     table, scroller = page.locator("#predictions"), page.locator("#predictions-scroller")
@@ -78,7 +81,7 @@ def test_of_a_long_table_only_the_rows_in_view_are_in_the_document(settings: Set
         expect(row(page, f"S{first + 2:04}")).to_be_visible()
         expect(row(page, f"S{first + 2:04}")).to_have_attribute("aria-rowindex", str(first + 4))
         assert len(symbols(page)) < 100
-    # What the place on the screen shows is the row that belongs there.
+    # The row at this place of the screen is the one that belongs there.
     place = scroller.bounding_box()
     assert place is not None
     shown = page.evaluate(
@@ -91,13 +94,13 @@ def test_of_a_long_table_only_the_rows_in_view_are_in_the_document(settings: Set
     publish(settings, long_records(price=101.0))
     expect(row(page, "S1002")).to_contain_text("101.00")
     assert scroller.evaluate("(box) => box.scrollTop") == 37_000
-    assert page.locator("[data-moved]").count() <= len(symbols(page))  # nothing else is there to be tinted
+    assert page.locator("[data-moved]").count() <= len(symbols(page))  # rows that are not in the document have no tint
 
 
 def test_a_field_without_a_column_of_its_own_gets_a_plain_one(
     settings: Settings, watch: Callable[..., Watched], web: Web
 ) -> None:
-    """Of records, bots and holdings: a new field is shown before a column is made for it."""
+    """A new field of records, bots or holdings is shown in a plain column before a column is designed for it."""
     positions = [{"symbol": "AAPL", "quantity": 1, "avg_price": 2}]
     write_json(settings.input, {"predictions": few_records(), "bots": {"alpha": {"positions": positions}}})
     optimize(replace(settings, min_confidence=0.0))
@@ -122,7 +125,7 @@ def test_a_field_without_a_column_of_its_own_gets_a_plain_one(
 
 
 def test_a_long_table_is_walked_through_by_keys(settings: Settings, open_page: Open) -> None:
-    """To the rows that are not in the document too; the focus stays with its row, however far that is."""
+    """Keys reach rows that are not in the document yet, and a row keeps the focus however far it is scrolled away."""
     publish(settings, long_records())
     page = open_page()
     page.get_by_role("link", name="S0000").focus()
@@ -152,7 +155,10 @@ def test_a_long_table_is_walked_through_by_keys(settings: Settings, open_page: O
 
 
 def test_what_is_chosen_is_in_the_address(settings: Settings, open_page: Open, watch: Callable[..., Watched]) -> None:
-    """So that it can be sent to another, survives a reload and a symbol's page, and the browser's button undoes it."""
+    """Filters, sort and search are in the address, so that it can be sent to another person.
+
+    They survive a reload and a visit to a symbol's page, and the browser's back button undoes them.
+    """
     publish(settings, few_records())
     page = open_page()
     expect(page.locator("#predictions-count")).to_have_text("5")
@@ -189,7 +195,7 @@ def test_what_is_chosen_is_in_the_address(settings: Settings, open_page: Open, w
 
 
 def test_each_choice_is_one_step_back(settings: Settings, open_page: Open) -> None:
-    """A word that was typed is one, however many keys it took."""
+    """Each choice is one step of the browser's back button; a typed word is one, however many keys it took."""
     publish(settings, few_records())
     page = open_page()
     expect(page.locator("#predictions-count")).to_have_text("5")
@@ -197,7 +203,7 @@ def test_each_choice_is_one_step_back(settings: Settings, open_page: Open) -> No
     page.keyboard.press("/")
     for key in "del":
         page.keyboard.press(key)
-        page.wait_for_timeout(400)  # a reader who types slowly
+        page.wait_for_timeout(400)  # a user who types slowly
     expect(page.locator("#predictions-count")).to_have_text("1 of 5")
     page.go_back()
     expect(page.get_by_role("searchbox")).to_have_value("")
@@ -212,7 +218,7 @@ def test_each_choice_is_one_step_back(settings: Settings, open_page: Open) -> No
 def test_an_address_that_cannot_be_used_shows_everything(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """Unknown words, columns and numbers are as if they were not there; what is another program's stays."""
+    """Unknown words, columns and numbers in the address are ignored; parameters of other programs stay in it."""
     publish(settings, few_records())
     page = watch(f"{web.url}?sentiment=constructor&sort=-nothing&min_confidence=7&token=x").open()
     expect(page.locator("#predictions-count")).to_have_text("5")
@@ -223,7 +229,10 @@ def test_an_address_that_cannot_be_used_shows_everything(
 
 
 def test_a_symbol_of_the_index_is_found_beyond_the_predictions(settings: Settings, open_page: Open) -> None:
-    """By its name as it is typed, or in capitals; one that is among the predictions is not looked for."""
+    """The search finds a symbol of the index beyond the predictions by its name as typed or in capitals.
+
+    A symbol that is among the predictions is not looked up.
+    """
     records = {
         "MSFT": a_record(confidence=0.9),
         "AAA": a_record(confidence=0.12, sentiment="bearish"),
@@ -248,7 +257,10 @@ def test_a_symbol_of_the_index_is_found_beyond_the_predictions(settings: Setting
 
 
 def test_pinned_symbols_come_first_and_are_kept(settings: Settings, open_page: Open) -> None:
-    """In the order of the others, by any column; in this browser, for its other pages too, until they are let go."""
+    """Pinned symbols are first, in the order of the sorted column.
+
+    The browser keeps them, also for its other pages, until they are unpinned.
+    """
     publish(settings, few_records())
     page = open_page()
     for symbol in ("EBAY", "CSCO"):
@@ -277,7 +289,7 @@ def test_pinned_symbols_come_first_and_are_kept(settings: Settings, open_page: O
 
 
 def test_a_pinned_symbol_that_leaves_the_predictions_is_still_shown(settings: Settings, open_page: Open) -> None:
-    """With what the index has of it, and a button to let it go."""
+    """A pinned symbol outside of the predictions is shown with its values in the index, and a button to unpin it."""
     publish(settings, few_records())
     page = open_page()
     page.get_by_role("button", name="Pin EBAY").click()
@@ -295,7 +307,7 @@ def test_a_pinned_symbol_that_leaves_the_predictions_is_still_shown(settings: Se
 
 
 def test_times_are_local_or_in_utc(settings: Settings, open_page: Open) -> None:
-    """One switch for all of them, kept in this browser; the page says which it is."""
+    """One switch shows all times in local time or in UTC; the browser keeps it, and the page says which it is."""
     publish(settings, {"AAPL": a_record(timestamp="2026-02-03T23:30:00Z")})
     page = open_page(timezone_id="Asia/Tokyo", locale="en-US")
     cell = page.locator("#predictions tbody td").last
@@ -316,7 +328,7 @@ def test_times_are_local_or_in_utc(settings: Settings, open_page: Open) -> None:
 def test_the_zone_can_be_chosen_where_the_browser_keeps_nothing(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """The page's address has it then, beside what else was chosen."""
+    """If the browser stores nothing, the chosen time zone is in the page's address, beside the other choices."""
     publish(settings, {"AAPL": a_record(timestamp="2026-02-03T23:30:00Z")})
     watched = watch(f"{web.url}?search=A", timezone_id="Asia/Tokyo", locale="en-US")
     watched.page.add_init_script(
@@ -331,7 +343,7 @@ def test_the_zone_can_be_chosen_where_the_browser_keeps_nothing(
 
 
 def test_a_notice_names_its_times_in_the_zone_of_the_page(settings: Settings, open_page: Open) -> None:
-    """As on the rest of the page; in UTC as the server has them."""
+    """A notice has its times in the time zone of the page, local or UTC; the server sends them in UTC."""
     publish(settings, {"AAPL": a_record()})
     local(settings.input).unlink()
     with pytest.raises(SourceMissing):
@@ -347,7 +359,7 @@ def test_a_notice_names_its_times_in_the_zone_of_the_page(settings: Settings, op
 
 
 def test_a_prediction_against_its_sentiment_is_explained(settings: Settings, open_page: Open) -> None:
-    """Bearish with a price above the last one, or bullish with one below; nothing else is marked."""
+    """A bearish record predicted above its last price, or a bullish one below, is marked and explained; no other is."""
     publish(
         settings,
         {
@@ -374,7 +386,10 @@ def test_a_prediction_against_its_sentiment_is_explained(settings: Settings, ope
 
 
 def test_one_sentiment_that_is_not_known_is_a_button_by_its_text(settings: Settings, open_page: Open) -> None:
-    """Several share one, whose tooltip has their words; a long one is not cut off by the panel."""
+    """One unknown sentiment has a filter button with its text; several share one, whose tooltip lists their words.
+
+    A long text is not cut off by the panel.
+    """
     publish(settings, {"A": a_record(sentiment="Strong Buy"), "B": a_record()})
     page = open_page()
     page.get_by_role("button", name="Strong Buy 1").click()
@@ -390,7 +405,10 @@ def test_one_sentiment_that_is_not_known_is_a_button_by_its_text(settings: Setti
 
 @pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
 def test_no_value_pushes_other_columns_out(settings: Settings, open_page: Open, screen: dict[str, Any]) -> None:
-    """However long: a number by its power of ten, with all digits at hand; a text is cut, and numbers never are."""
+    """Columns keep their widths however long a value is.
+
+    A huge number is shown as a power of ten, with all digits in its tooltip. Text is cut, and numbers never are.
+    """
     publish(settings, few_records())
     page = open_page(**screen)
     expect(page.locator("#predictions-count")).to_have_text("5")
@@ -411,7 +429,10 @@ def test_no_value_pushes_other_columns_out(settings: Settings, open_page: Open, 
 
 
 def test_columns_that_are_out_of_view_are_counted(settings: Settings, open_page: Open) -> None:
-    """Above the table, in the direction in which they are; where all are in view nothing is said."""
+    """A line above the table counts the columns out of view, with the direction in which they are.
+
+    If all are in view, it is hidden.
+    """
     publish(settings, few_records())
     page = open_page(viewport={"width": 1440, "height": 900})
     expect(page.locator("#predictions-count")).to_have_text("5")
@@ -425,7 +446,10 @@ def test_columns_that_are_out_of_view_are_counted(settings: Settings, open_page:
 
 
 def test_on_a_phone_the_sources_can_be_read(settings: Settings, open_page: Open, web: Web) -> None:
-    """What is wrong takes a few lines, columns out of view are counted, and times are in the zone that is named."""
+    """On a phone the list of sources shows a problem in a few lines and counts the columns out of view.
+
+    Times are in the zone that the page names.
+    """
     publish(settings, few_records())
     page = open_page(**PHONE, timezone_id="Asia/Tokyo", locale="en-US")
     page.goto(f"{web.url}static/sources.html")

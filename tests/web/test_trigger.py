@@ -1,4 +1,4 @@
-"""Runs on demand: who may, what is sent, and what becomes of it on a real fleet."""
+"""Runs on demand: which clients may send one, what the trigger gets, and how a run proceeds on a real fleet."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ ID: Final = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11"
 
 
 class Noted:
-    """A trigger that notes what it was asked to send."""
+    """A trigger that records the runs that it should send."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[bool, bool, str]] = []
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Note it."""
+        """Record the run."""
         self.sent.append((force, accept, source))
         return ID
 
     def state(self, run_id: str) -> RunState:
-        """Of one."""
+        """Report the run as running, at 12.5 %."""
         return RunState(run_id, "running", 12.5)
 
 
 class Away:
-    """A trigger whose broker is away."""
+    """A trigger whose broker cannot be reached."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Fail."""
+        """Raise an error that has the broker's address."""
         raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, {force}, {accept}, {source}")
 
     def state(self, run_id: str) -> RunState:
-        """Fail."""
+        """Raise an error that has the broker's address."""
         raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, {run_id}")
 
 
 def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
-    """By default one that does nothing where nothing has changed."""
+    """A request with the token sends a run, which by default does nothing if nothing has changed."""
     noted = Noted()
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
         for body in (None, b"", b"{}", b'{"force": false}', b'{"force": true}', b'{"accept": true}'):
@@ -94,7 +94,7 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
     ],
 )
 def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) -> None:
-    """A 401 that says what is missing; nothing is sent, and the body is not read."""
+    """Without the right token a request is a 401 with `WWW-Authenticate`, does not show the token, and sends no run."""
     noted = Noted()
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
         for answer in (
@@ -120,7 +120,7 @@ def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) 
     ],
 )
 def test_an_order_that_cannot_be_read_is_refused(settings: Settings, body: bytes) -> None:
-    """As problem details; nothing is sent."""
+    """A body that cannot be used is a 400 with problem details, and no run is sent."""
     noted = Noted()
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
         answer = client.post("/runs", content=body, headers=RIGHT)
@@ -130,7 +130,7 @@ def test_an_order_that_cannot_be_read_is_refused(settings: Settings, body: bytes
 
 
 def test_without_a_token_there_is_no_such_route(settings: Settings) -> None:
-    """Nor without a trigger; and the description does not list it."""
+    """Without a token or without a trigger no route sends runs, and the description lists none."""
     for given, trigger in ((settings, Noted()), (replace(settings, trigger_token=TOKEN), None)):
         with asking(given, trigger) as client:
             assert client.post("/runs", headers=RIGHT).status_code == 405
@@ -139,7 +139,7 @@ def test_without_a_token_there_is_no_such_route(settings: Settings) -> None:
 
 
 def test_the_token_may_be_in_the_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router without settings of its own has the routes too."""
+    """A router without settings of its own takes the token from the environment, and has the routes for runs."""
     monkeypatch.setenv("ROLLING_TRIGGER_TOKEN", TOKEN)
     monkeypatch.setenv("ROLLING_REDIS_URL", settings.redis_url)
     monkeypatch.setenv("ROLLING_OUTPUT_DIR", str(settings.output_dir))
@@ -153,7 +153,7 @@ def test_the_token_may_be_in_the_environment(settings: Settings, monkeypatch: py
 
 
 def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
-    """A 503 with a Retry-After."""
+    """If the broker cannot be reached, a request is a 503 with `Retry-After` that hides the broker's address."""
     with asking(replace(settings, trigger_token=TOKEN), Away()) as client:
         for answer in (client.post("/runs", headers=RIGHT), client.get(f"/runs/{ID}", headers=RIGHT)):
             assert answer.status_code == 503
@@ -163,7 +163,7 @@ def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, settings: Settings) -> None:
-    """Through a real worker: pending until a worker takes it, done with its report, or failed with the error's name."""
+    """A run is pending until a real worker takes it, then done with its report, or failed with the error's name."""
     write_json(settings.input, {"AAPL": a_record()})
     with (
         Fleet(tmp_path, settings) as fleet,
@@ -194,6 +194,6 @@ def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, sett
 
 
 def test_the_web_imports_no_celery() -> None:
-    """The package without the fleet serves too."""
+    """The web app can be made where Celery is not installed."""
     program = "import sys; sys.modules['celery'] = None; import optimizer.web; optimizer.web.create_app()"
     subprocess.run([sys.executable, "-c", program], env=os.environ, check=True)

@@ -78,7 +78,7 @@ def app() -> FastAPI:
 
 @every_value
 def test_a_value_is_the_same_as_json_by_any_way(value: Value) -> None:
-    """By pydantic, by Flask and by msgspec; and it comes back from each."""
+    """Pydantic, Flask and msgspec make the same JSON of a value, and pydantic makes an equal value of that JSON."""
     encoded = json.loads(msgspec.json.encode(value))
     adapter: TypeAdapter[Any] = TypeAdapter(type(value))
     with flask.Flask(__name__).app_context():
@@ -90,7 +90,7 @@ def test_a_value_is_the_same_as_json_by_any_way(value: Value) -> None:
 
 @every_value
 def test_a_schema_is_as_msgspec_has_it(value: Value) -> None:
-    """The fields, their order, which are required, and their types."""
+    """Pydantic's schema of a value has msgspec's fields in the same order, with the same types and required fields."""
     described = TypeAdapter(type(value)).json_schema()
     _, expected = msgspec.json.schema_components([type(value)], ref_template="{name}")
     definitions = described.pop("$defs", {}) | {type(value).__name__: described}
@@ -113,7 +113,10 @@ def kinds(schema: dict[str, Any]) -> set[str]:
 
 
 def test_routes_may_return_and_take_them() -> None:
-    """Alone, in lists and in models of the app; FastAPI's description names them."""
+    """Routes may return and take our values, alone, in lists and in models of the app.
+
+    FastAPI's description names them.
+    """
     encoded = json.loads(msgspec.json.encode(AAPL))
     with TestClient(app()) as client:
         assert client.get("/record").json() == encoded
@@ -133,7 +136,7 @@ def test_routes_may_return_and_take_them() -> None:
 
 
 def test_a_value_of_another_type_is_refused() -> None:
-    """By pydantic's own error, with what msgspec says."""
+    """A value of another type is refused by pydantic's own error, with msgspec's message."""
     with pytest.raises(ValidationError, match="missing required field `symbol`"):
         TypeAdapter(Record).validate_python({})
     with pytest.raises(ValidationError, match="Expected `object`, got `int`"):
@@ -141,7 +144,7 @@ def test_a_value_of_another_type_is_refused() -> None:
 
 
 def test_a_field_that_may_be_left_out_is_described_as_such() -> None:
-    """Without it in the value it is not in the JSON."""
+    """An optional field is not required in the schema, and not in the JSON if the value lacks it."""
     adapter = TypeAdapter(Record)
     described = adapter.json_schema()
     assert "extra" not in described["required"]
@@ -152,7 +155,7 @@ def test_a_field_that_may_be_left_out_is_described_as_such() -> None:
 
 
 def test_all_that_readers_return_is_a_value() -> None:
-    """A new struct of the output must not be forgotten."""
+    """Every struct that readers return is a `Value`, so that a new struct of the output is not forgotten."""
     internal = {"Rule", "Bot", "Position", "Index", "FileEntry", "Manifest", "PartResult", "HeldUpdate", "QueuedUpdate"}
     structs = {
         name
@@ -163,14 +166,17 @@ def test_all_that_readers_return_is_a_value() -> None:
 
 
 def test_a_process_that_reads_does_not_load_pydantic() -> None:
-    """Nor does it need it for `to_dict`."""
+    """A process that reads does not load pydantic, which `to_dict` does not need either."""
     program = "import optimizer, sys; optimizer.Record('A', 1, 1, 1).to_dict(); print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_a_name_that_the_app_has_too_gets_the_module_from_which_users_import_ours() -> None:
-    """In whichever module of `optimizer.models` a value is written."""
+    """If the app has a model with the name of one of ours, the description names ours by `optimizer.models`.
+
+    That is the module from which users import it, whichever module of `optimizer.models` defines it.
+    """
     theirs = create_model("Record", __module__="shop.models", id=(int, ...))
     app = FastAPI()
     app.get("/theirs", response_model=theirs)(list)

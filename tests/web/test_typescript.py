@@ -1,4 +1,4 @@
-"""Types for TypeScript: what a generator from npm makes of the description of an app that includes the router."""
+"""Types for TypeScript, which a generator from npm makes of the description of an app that includes the router."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(directory: Path, *command: str) -> None:
 
 
 def test_a_page_compiles_against_the_generated_types(project: Path) -> None:
-    """`components["schemas"]["Record"]` has the fields of a record, and what does not fit does not compile."""
+    """`components["schemas"]["Record"]` has the fields of a record, and code that does not fit it does not compile."""
     app = FastAPI()
     app.include_router(optimizer.web.make_router(Settings()), prefix="/api")
     (project / "openapi.json").write_text(json.dumps(app.openapi()))
@@ -44,7 +44,7 @@ def test_a_page_compiles_against_the_generated_types(project: Path) -> None:
 
 
 def test_types_are_made_of_an_app_that_has_a_record_of_its_own(project: Path) -> None:
-    """Both have longer names then, and no reference leads nowhere."""
+    """If the app has a `Record` of its own, both have longer names, and every reference leads to its type."""
 
     class Record(BaseModel):
         id: int
@@ -66,7 +66,7 @@ def test_types_are_made_of_an_app_that_has_a_record_of_its_own(project: Path) ->
 
 
 def test_a_page_compiles_against_the_types_of_follow_js(project: Path) -> None:
-    """They are those of the description, in both directions, and the module has what they declare."""
+    """The types of `follow.js` fit the description's in both directions, and the module has all that they declare."""
     app = FastAPI()
     app.include_router(optimizer.web.make_router(Settings()))
     (project / "openapi.json").write_text(json.dumps(app.openapi()))

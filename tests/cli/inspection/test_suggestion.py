@@ -1,4 +1,4 @@
-"""Suggested lines: accepted by the parser as they are, right by name and by type, and better than what is in force."""
+"""Suggested lines of settings: the parser accepts them, they fit names and types, and improve on the line in force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {"fields": RECORDS, "bot_fields": BOTS, "position_fields": POSITIONS}
 
 
 def stats_of(*units: dict[str, Any]) -> UnitStats:
-    """What units hold."""
+    """Return the statistics of these units."""
     stats = UnitStats()
     for unit in units:
         stats.take(unit)
@@ -28,7 +28,7 @@ def stats_of(*units: dict[str, Any]) -> UnitStats:
 
 
 def report(*units: dict[str, Any], kind: UnitKind = RECORDS, text: str = "", keyed: bool = True) -> UnitReport:
-    """The report on units."""
+    """Return the report on these units."""
     return report_on(kind, text, stats_of(*units), keyed=keyed)
 
 
@@ -71,7 +71,10 @@ lines = st.sampled_from(
 def test_a_suggested_line_is_accepted_as_it_is(
     units: list[dict[str, Any]], variable: str, line: str, *, keyed: bool
 ) -> None:
-    """Whatever the names and values; each item names a path that is there, with values of the field's type."""
+    """A suggested line is accepted unchanged, whatever the names and values, and reads at least the fields read before.
+
+    Each new item names a path that is there, with values of the field's type.
+    """
     kind = KINDS[variable]
     text = line if kind is RECORDS else ""
     stats = stats_of(*units)
@@ -89,7 +92,7 @@ def test_a_suggested_line_is_accepted_as_it_is(
 
 
 def test_names_in_force_need_no_line() -> None:
-    """Nothing is suggested where everything is read already."""
+    """No line is suggested if each required field is read already."""
     found = report({"prediction": 1.5, "confidence": 0.5, "price": 2.0}, {"prediction": 2, "confidence": 1, "price": 3})
     assert found.suggested is None
     assert {path.path: path.used_as for path in found.paths} == {
@@ -102,7 +105,10 @@ def test_names_in_force_need_no_line() -> None:
 
 
 def test_other_names_paths_and_percent_are_found() -> None:
-    """The example of the documentation."""
+    """Fields with other names, on nested paths and in percent are suggested, as in the documentation's example.
+
+    Known extra fields are suggested too.
+    """
     unit = {
         "name": "Apple",
         "predictions": {"1d": {"prediction": 201.5, "confidence": 87}, "5d": {"prediction": 1.0, "confidence": 50}},
@@ -140,7 +146,7 @@ def test_other_names_paths_and_percent_are_found() -> None:
     ],
 )
 def test_percent_is_told_by_its_values(confidences: list[Any], item: str | None) -> None:
-    """A field under its own name is suggested only where a divisor helps."""
+    """Percent is recognised by its values; a field under its own name is suggested only if a divisor helps."""
     found = report(*({"prediction": 1, "last": 2, "confidence": value} for value in confidences))
     assert found.suggested == item
     fits = item is not None or all(
@@ -150,7 +156,7 @@ def test_percent_is_told_by_its_values(confidences: list[Any], item: str | None)
 
 
 def test_a_type_that_contradicts_is_never_suggested() -> None:
-    """Text under a name of a number, and numbers under a name of a text."""
+    """Text under the name of a number, and a value of another type under the name of a text, are never suggested."""
     found = report({"prediction": 1, "confidence": 0.5, "close": "12.5", "px": 12.5, "signal": 3, "sector": {"id": 1}})
     assert found.suggested == "last_price=px"
     mixed = [{"prediction": 1, "confidence": 0.5, "close": value} for value in (12.5, 13, None, 14.5, "n/a")]
@@ -159,13 +165,16 @@ def test_a_type_that_contradicts_is_never_suggested() -> None:
 
 
 def test_a_field_that_would_reject_its_record_becomes_an_extra_field() -> None:
-    """A numeric sentiment: as an extra field the member is not read as the sentiment any more."""
+    """A numeric sentiment, for which a record would be rejected, is suggested as an extra field.
+
+    As an extra field the member is no longer read as the sentiment.
+    """
     found = report({"prediction": 1, "confidence": 0.5, "last": 1, "sentiment": 0.25})
     assert found.suggested == "+raw_sentiment=sentiment"
 
 
 def test_records_without_keys_need_a_symbol() -> None:
-    """By its synonyms; keyed records need none."""
+    """For records without keys a synonym of `symbol` is suggested or its lack is reported; keyed records need none."""
     unit = {"ticker": "A", "prediction": 1, "confidence": 0.5, "last": 1}
     assert report(unit, keyed=False).suggested == "symbol=ticker"
     assert report(unit, keyed=True).suggested is None
@@ -173,14 +182,17 @@ def test_records_without_keys_need_a_symbol() -> None:
 
 
 def test_items_in_force_stay_and_those_that_read_nothing_are_replaced() -> None:
-    """What is suggested can be put in place of the one in force."""
+    """A suggested line has the items in force that read something, so it can be set in place of the line in force.
+
+    An item that reads nothing is replaced.
+    """
     unit = {"prediction": 1, "score": 0.5, "close": 3.0, "desk": "emea"}
     found = report(unit, text="last_price=gone; +desk; confidence=score")
     assert found.suggested == "confidence=score; last_price=close; +desk"
 
 
 def test_bots_and_positions_have_lines_of_their_own() -> None:
-    """With the names that other engines use."""
+    """Bots and positions get suggested lines of their own, from the names that other engines use."""
     bot = {"active": True, "balance": 10.5, "dailyPnl": -1, "holdings": [{}], "updatedAt": "2026-01-01"}
     position = {"ticker": "A", "size": 5, "entryPrice": 3.5}
     assert report(bot, kind=BOTS).suggested == (
@@ -194,7 +206,10 @@ def test_bots_and_positions_have_lines_of_their_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_field_has_synonyms_that_are_compared_as_they_are_written(kind: UnitKind) -> None:
-    """The first is the field itself; a synonym with an underscore or a capital would never be found."""
+    """Each field is one of its own synonyms, and all synonyms are in normalized form.
+
+    A synonym with an underscore or a capital would never be found.
+    """
     assert {field.name for field in kind.fields} == set(kind.names)
     for field, synonyms in kind.names.items():
         assert normalized(field) in synonyms

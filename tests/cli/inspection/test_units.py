@@ -1,4 +1,4 @@
-"""What inspect finds in an input: the same units as a run, whatever the shape."""
+"""The units that `inspect` finds in an input of any shape: the same as in a run."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ def units_of(chunks: list[bytes]) -> tuple[InputShape, Units]:
 @given(data=st.data())
 @hypothesis_settings(max_examples=examples(300), deadline=None)
 def test_inspect_finds_as_many_records_and_bots_as_a_run(data: st.DataObject) -> None:
-    """In one JSON text of any shape, wherever it is cut; what a run rejects counts as well."""
+    """In a JSON text of any shape, cut anywhere, `inspect` counts as many records and bots as a run.
+
+    Records and bots that a run rejects count as well.
+    """
     style = data.draw(styles)
     kind = data.draw(st.sampled_from(["map", "array", "lines"]))
     roots: list[Any] = [data.draw(maps())] if kind == "map" else [data.draw(listed_records())]
-    if kind == "lines":  # of which each is a record, or nothing
+    if kind == "lines":  # each line is a record, or nothing
         roots = [root for root in roots[0] if not isinstance(root, list) or isinstance(root, Members)]
     text = "\n".join(render(root, style) for root in roots).encode("utf-8", "surrogateescape")
     items = list(scan_items([text], choose_engine("ijson"), max_record_bytes=LIMIT))
@@ -51,7 +54,7 @@ def test_inspect_finds_as_many_records_and_bots_as_a_run(data: st.DataObject) ->
     if shape.name is ShapeName.LINES:  # each object is taken for a record; a run takes some of them for maps
         assert units.records.count == sum(isinstance(root, Members) for root in roots)
         assert sum(isinstance(item, Record) for item in items) <= units.records.count
-    elif len(roots) == 1:  # of a map, the texts after the first count only as far as they are maps too
+    elif len(roots) == 1:  # after a map, further texts count only if they are maps too
         assert units.records.count + units.not_objects == len(items) - len(bots) - len(rejected_bots)
     assert len(bots) <= units.bots.count <= len(bots) + len(rejected_bots)
 
@@ -81,26 +84,32 @@ def test_inspect_finds_as_many_records_and_bots_as_a_run(data: st.DataObject) ->
 def test_the_shape_is_found_also_where_a_run_does_not_understand_it(
     text: str, name: ShapeName, sections: tuple[str, ...], unknown: tuple[str, ...]
 ) -> None:
-    """Records under another section name, and lines without a symbol, are guessed."""
+    """The shape is also found, by a guess, if the records are in an unknown section or are lines without a symbol."""
     shape, _ = units_of([text.encode()])
     assert (shape.name, shape.sections, shape.unknown_sections) == (name, sections, unknown)
 
 
 def test_records_of_an_unknown_section_are_counted_and_its_neighbours_are_not() -> None:
-    """`meta` is an object beside the records; a run would reject it."""
+    """Records of an unknown section are counted, but not the object `meta` beside it, which a run would reject."""
     _, units = units_of([b'{"meta": {"v": 1}, "data": {"A": {"x": {"y": 1}}, "B": {"x": 1}}}'])
     assert units.records.count == 2
     assert list(units.records.paths) == [("x",), ("x", "y")]
 
 
 def test_nested_objects_of_lines_are_seen() -> None:
-    """A run discards them in one-record roots; a path may lead into them."""
+    """Paths in nested objects of lines are found, since a mapping may name them.
+
+    A run discards these objects in roots that are one record.
+    """
     _, units = units_of([b'{"symbol": "A", "quote": {"close": 1.5}}\n{"symbol": "B", "quote": {"close": 2.5}}'])
     assert units.records.paths["quote", "close"].values == [1.5, 2.5]
 
 
 def test_memory_is_bounded_by_the_number_of_paths_and_values() -> None:
-    """Records whose objects have other keys each time, long text, and a record beyond the limit."""
+    """The number of paths, the values for each path and their length are limited, so memory is bounded.
+
+    A record beyond the size limit is only counted.
+    """
     records = [f'"S{i}": {{"by_day": {{"d{i}": {i}, "e{i}": "{"x" * 5_000}"}}}}' for i in range(1_000)]
     huge = f'"H": {{"text": "{"h" * LIMIT}"}}'
     _, units = units_of([("{" + ", ".join([*records, huge]) + "}").encode()])

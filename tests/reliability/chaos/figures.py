@@ -1,4 +1,7 @@
-"""What was measured: faults by kind, reads by way, and the long tests; `make chaos` writes it to its page."""
+"""The measurements of the tests: faults by kind, reads by way, and the long tests.
+
+`make chaos` writes them to `docs/reliability.md`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ HEADING: Final = "## Figures\n"
 
 @dataclass
 class Figures:
-    """Filled by the tests of a session."""
+    """The measurements of a session, to which its tests add."""
 
     faults: Counter[str] = field(default_factory=Counter)
     gaps_s: dict[str, float] = field(default_factory=dict)
@@ -27,13 +30,13 @@ class Figures:
     lines: list[str] = field(default_factory=list)
 
     def add_fault(self, kind: str, times: int = 1, *, gap_s: float = 0.0, recovery_s: float = 0.0) -> None:
-        """A fault that was made, and how long readers saw nothing new."""
+        """Add faults of one kind, how long readers saw nothing new, and how long the recovery took."""
         self.faults[kind] += times
         self.gaps_s[kind] = max(gap_s, self.gaps_s.get(kind, 0.0))
         self.recoveries_s[kind] = max(recovery_s, self.recoveries_s.get(kind, 0.0))
 
     def merge(self, other: Figures) -> None:
-        """Add what another process measured."""
+        """Add the measurements of another process."""
         for kind, times in other.faults.items():
             self.add_fault(kind, times, gap_s=other.gaps_s[kind], recovery_s=other.recoveries_s[kind])
         self.reads.update(other.reads)
@@ -42,7 +45,7 @@ class Figures:
         self.lines += other.lines
 
     def table(self) -> str:
-        """Everything as text, indented as the page shows it."""
+        """All measurements as text, indented as the page shows them."""
         rows = [f"{'fault':<58}{'times':>6}{'nothing new, s':>16}{'recovered, s':>14}"]
         rows += [
             f"{kind:<58}{times:>6,}{_seconds(self.gaps_s[kind]):>16}{_seconds(self.recoveries_s[kind]):>14}"
@@ -54,7 +57,7 @@ class Figures:
         return "".join(f"    {row}".rstrip() + "\n" for row in rows)
 
     def write(self) -> None:
-        """Put the figures where the page has its own."""
+        """Replace the figures on the page with these."""
         text = PAGE.read_text()
         PAGE.write_text(f"{text.partition(HEADING)[0]}{HEADING}\n{machine()}\n\n{self.table()}")
 
@@ -64,7 +67,7 @@ def _seconds(value: float) -> str:
 
 
 def machine() -> str:
-    """The machine in a sentence."""
+    """Describe this machine in a sentence."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     cores = sum(line.startswith("processor") for line in lines)

@@ -1,4 +1,4 @@
-"""An input whose every number tells which version of it it is from, and an engine that writes one after another."""
+"""An input in which every number is its generation, and an engine that writes one generation after another."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["KINDS", "Engine", "cut_short", "generations_in", "in_place", "replac
 KINDS: Final = ("predictions", "bots", "portfolio")
 SYMBOLS: Final = 120
 BOTS: Final = 5
-# How often an input is another file with what the last one had.
+# The share of inputs that are a new file with the content of the last one.
 SAME_CONTENT: Final = 0.2
 
 Manner = Callable[[Path, bytes, random.Random], None]
 
 
 def rolling_file(generation: int, padding: str) -> bytes:
-    """The input of a generation, gzipped: whatever ends up in a snapshot is that number."""
+    """The gzipped input of a generation: all numbers of it that a snapshot shows are the generation's number."""
     g = generation
     value: dict[str, Any] = {
         f"S{i:03d}": {
@@ -49,12 +49,12 @@ def rolling_file(generation: int, padding: str) -> bytes:
         }
         for i in range(BOTS)
     }
-    # One member: in several, a file that is half of one generation and half of the next could be sound.
+    # One gzip member: with several, a file that is half one generation and half the next could pass its checksums.
     return gzip.compress(json.dumps(value).encode(), 1)
 
 
 def generations_in(kind: str, value: dict[str, Any]) -> set[float]:
-    """Every number in a snapshot that tells its generation, and how many records there should be."""
+    """Return the generations in the numbers of a snapshot; fail if records, bots or holdings are missing."""
     if kind == "predictions":
         number_in(value["predictions"])
         scanned = [record for record in value["predictions"] if record["symbol"] not in UPDATED]
@@ -69,14 +69,14 @@ def generations_in(kind: str, value: dict[str, Any]) -> set[float]:
 
 
 def replaced(path: Path, data: bytes, _rng: random.Random) -> None:
-    """As a good engine does it: to a file of its own, then by rename."""
+    """Write another file and rename it, as a good engine does."""
     partial = path.with_name(f".{path.name}.new")
     partial.write_bytes(data)
     partial.rename(path)
 
 
 def in_place(path: Path, data: bytes, rng: random.Random) -> None:
-    """Over the old bytes, with a pause somewhere."""
+    """Write over the old bytes, with a pause at a random place."""
     cut = rng.randrange(len(data))
     with path.open("r+b") as file:
         file.write(data[:cut])
@@ -87,14 +87,14 @@ def in_place(path: Path, data: bytes, rng: random.Random) -> None:
 
 
 def cut_short(path: Path, data: bytes, rng: random.Random) -> None:
-    """Cut off somewhere, then replaced."""
+    """Cut off the file at a random place, then replace it."""
     os.truncate(path, rng.randrange(path.stat().st_size))
     time.sleep(rng.uniform(0, 0.15))
     replaced(path, data, rng)
 
 
 class Engine:
-    """Writes generation after generation until it is stopped; `manners` may be changed meanwhile."""
+    """A thread that writes one generation after another until it is stopped; `manners` may be changed meanwhile."""
 
     def __init__(self, path: Path, rng: random.Random, *, every_s: float, padding_bytes: int) -> None:
         self.generation = 0  # the last one that is whole on the disk
@@ -112,7 +112,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write no more; the last generation is whole."""
+        """Stop writing; the last generation is whole."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -127,7 +127,7 @@ class Engine:
                 self._write(manner)
 
     def write(self) -> None:
-        """Write one generation more, as a good engine does."""
+        """Write one more generation, as a good engine does."""
         self._write(replaced)
 
     def _write(self, manner: Manner) -> None:

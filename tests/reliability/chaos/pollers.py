@@ -1,13 +1,13 @@
-"""A process that reads the snapshots in seven ways without a pause, and tells what it sees.
+"""A process that reads the snapshots in seven ways all the time, and reports what it sees.
 
     python -m tests.reliability.chaos.pollers INPUT OUTPUT_DIR REDIS_URL ORDER       until its standard input ends
 
-ORDER is what has to rise: `generations`, or `versions` where rollbacks publish older generations again.
+ORDER is what must only rise: `generations`, or `versions` where rollbacks publish older generations again.
 
-Each line of output is a JSON object: a generation that a way shows for the first time, or a complaint, and in the end
+Each line of output is a JSON object: a generation that a way shows for the first time, or a complaint, and at the end
 how often each way has read. A complaint is a payload that is torn (two generations in it), mixed (a version that had
-another generation elsewhere), older than what the same way has shown, or any exception. The last three ways know
-nothing of this project but its keys and files: redis-py, and the standard library.
+another generation elsewhere), older than what the same way has shown, or any exception. The last three ways use
+nothing of this project but its keys and files: they are redis-py and the standard library.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ FILE_NAMES: Final = dict(
 PAUSE_S: Final = 0.05  # seven ways of reading must leave the service a core to run on
 ATTEMPTS: Final = 5
 
-# A payload's kind, its version where it has one, and the generations in it.
+# A payload's kind, its version if it is known, and the generations in it.
 Payload = tuple[str, int | None, set[float]]
 
 
 class Unanswered(Exception):
-    """No data, or no server that answers; only the ways without this project's readers may raise it."""
+    """There are no data, or no server responds; only the ways without this project's readers may raise it."""
 
 
 class Judge:
-    """Compares what all ways have seen.
+    """Compares what all ways have read, and reports what readers must never see.
 
     Args:
-        generations_rise: Whether a generation that is older than one that a way has shown is wrong.
+        generations_rise: Whether it is wrong that a way shows an older generation after a newer one.
     """
 
     def __init__(self, *, generations_rise: bool) -> None:
@@ -75,7 +75,7 @@ class Judge:
         self.unanswered: Counter[str] = Counter()
 
     def hear(self, way: str, payloads: list[Payload]) -> None:
-        """One read of a way: all that it has read."""
+        """Count and check one read of a way; `payloads` is all that it has read."""
         with self._lock:
             self.reads[way] += 1
             for kind, version, generations in payloads:
@@ -100,23 +100,23 @@ class Judge:
         self._newest[way, kind] = (generation, version or 0)
 
     def complain(self, way: str, text: str) -> None:
-        """Tell what should not be."""
+        """Report something that readers must never see."""
         self.tell({"way": way, "complaint": text})
 
     def tell(self, line: dict[str, Any]) -> None:
-        """Print a line, with the time on the clock that all processes of a machine share."""
+        """Print a line, with the time by the clock that all processes of a machine share."""
         sys.stdout.write(json.dumps({"at": time.monotonic(), **line}) + "\n")
         sys.stdout.flush()
 
 
 def with_reader(reader: SnapshotReader) -> list[Payload]:
-    """Three calls, each of which may show another version."""
+    """Read by three calls, each of which may show another version."""
     found = [(kind, getattr(reader, kind)()) for kind in KINDS]
     return [(kind, shown.version, generations_in(kind, msgspec.to_builtins(shown.value))) for kind, shown in found]
 
 
 def with_redis_py(client: redis.Redis, prefix: str) -> list[Payload]:
-    """The pointer, the payloads that it names, and the index."""
+    """Read the pointer, the payloads that it names, and the index."""
     version = 0
     for _ in range(ATTEMPTS):
         pointer = _ask(client.hgetall, f"{prefix}:current")
@@ -129,7 +129,7 @@ def with_redis_py(client: redis.Redis, prefix: str) -> list[Payload]:
         symbols = _ask(client.hvals, f"{prefix}:{version}:symbols")
         ranked = _ask(client.zcard, f"{prefix}:{version}:ranking")
         if None in payloads.values() or not symbols or not ranked:
-            continue  # replaced, and expired since: the pointer names another by now
+            continue  # the version was replaced and has expired: the pointer names another one by now
         entries = json.loads(pointer[b"manifest"])["snapshots"]
         for kind, data in payloads.items():
             assert hashlib.sha256(data).hexdigest() == entries[kind]["sha256"], f"{kind}: sha256"
@@ -150,7 +150,7 @@ def _ask(command: Callable[[str], Any], key: str) -> Any:
 
 
 def with_fixed_names(directory: Path) -> list[Payload]:
-    """Three files, each of which may be of another version."""
+    """Read three files, each of which may be of another version."""
     return [
         (kind, None, generations_in(kind, _decoded((directory / name).read_bytes())))
         for kind, name in FILE_NAMES.items()
@@ -158,14 +158,14 @@ def with_fixed_names(directory: Path) -> list[Payload]:
 
 
 def with_resolved_link(directory: Path) -> list[Payload]:
-    """The directory that `current` names, and all of its files."""
+    """Read the directory that `current` names, and all of its files."""
     for _ in range(ATTEMPTS):
         resolved = (directory / "current").resolve(strict=True)
         try:
             manifest = json.loads((resolved / "manifest.json").read_bytes())
             payloads = {kind: (resolved / name).read_bytes() for kind, name in FILE_NAMES.items()}
         except FileNotFoundError:
-            continue  # two versions later: swept
+            continue  # the set was removed: two newer versions are there
         for kind, data in payloads.items():
             assert hashlib.sha256(data).hexdigest() == manifest["snapshots"][kind]["sha256"], f"{kind}: sha256"
         return [(kind, manifest["version"], generations_in(kind, _decoded(data))) for kind, data in payloads.items()]
@@ -177,13 +177,13 @@ def _decoded(data: bytes) -> dict[str, Any]:
 
 
 def poll(way: str, read: Callable[[], list[Payload]], judge: Judge, ended: threading.Event) -> None:
-    """Read again and again."""
+    """Read again and again until `ended` is set."""
     while not ended.wait(PAUSE_S):
         try:
             judge.hear(way, read())
         except Unanswered:
             judge.unanswered[way] += 1
-        except Exception as error:  # that there is none is what is tested
+        except Exception as error:  # the tests check that there is none
             judge.complain(way, f"{type(error).__name__}: {error}")
 
 

@@ -41,26 +41,26 @@ __all__ = ["LOCK_TTL_S", "POLL_S", "TASK", "Service", "Start"]
 TASK: Final = "tasks.optimize_rolling_data"
 PROJECT: Final = Path(__file__).parents[3]
 LOCK_TTL_S: Final = 10.0
-RESEND_S: Final = 2.0  # for a message whose child was killed; sooner, and a slow start would make a second run
+RESEND_S: Final = 2.0  # for a message whose child was killed; after less time, a slow start would cause a second run
 POLL_S: Final = 0.001  # a run takes some 50 ms; without a pause the polls would take a core from it
 
 
 class Service:
-    """Redis, a fleet, an engine that writes without end, and pollers; leave its `with` block and nothing is left.
+    """Redis, a fleet, an engine that writes all the time, and pollers; all of them end with the `with` block.
 
     Args:
-        directory: Where everything of it is.
-        redis: A server that is not up yet.
-        rng: What decides when and how; a seed makes it again.
-        figures: Where the measured goes.
+        directory: The directory for all its files.
+        redis: A server that is not started yet.
+        rng: Decides when and how faults are made; the same seed makes the same decisions.
+        figures: Where the measurements are added.
         interval_s: Seconds between ticks.
         write_every_s: Seconds between generations.
-        padding_bytes: What each record has besides; it makes a scan longer.
+        padding_bytes: Size of the other text in each record, which makes a scan longer.
         output_dir: Where the files go, if not into `directory`.
         keep_versions: How many versions stay in the files; with more than two, a test goes back to older ones.
-        with_updates: Whether the engine publishes updates too, all the while.
-        worker_variables: Variables of the worker's alone.
-        variables: More variables of the fleet's environment.
+        with_updates: Whether the engine also publishes updates all the time.
+        worker_variables: Environment variables of the worker alone.
+        variables: More environment variables of all processes of the fleet.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Service:
         self.fleet.__exit__()
 
     def start(self, *, beats: int = 2) -> None:
-        """Start everything; return once every way of reading has shown something."""
+        """Start everything; return once every way of reading has shown a new generation."""
         self.fleet.start_worker()
         for number in range(beats):
             self.fleet.start_beat(f"beat-{number + 1}")
@@ -135,7 +135,7 @@ class Service:
             return str(client.send_task(TASK, kwargs=kwargs, queue=f"rolling.{self.settings.source}").id)
 
     def command(self, *arguments: object, kill_after_s: float | None = None) -> int:
-        """Run `rolling-optimizer` on this service, and kill it after so long; return its exit status."""
+        """Run `rolling-optimizer` on this service, and kill it after `kill_after_s`; return its exit status."""
         settings = self.settings
         variables = {
             "ROLLING_INPUT": str(settings.input),
@@ -159,14 +159,14 @@ class Service:
         deadline = time.monotonic() + limit_s
         while late := {way: shown for way in WAYS if (shown := self.pollers.shown(way)) < generation}:
             if time.monotonic() > deadline:
-                # Without those of beat, which logs each tick, also while nothing takes it.
+                # Without the lines of beat, which logs each tick, also while no worker takes it.
                 log = "\n".join([line for line in self.fleet.lines if "Sending due task" not in line][-60:])
                 raise AssertionError(f"no generation {generation} within {limit_s:g} s: {late}\n{log}")
             self._tick_by_hand()
             time.sleep(0.1)
 
     def _tick_by_hand(self) -> None:
-        """What beats do, where there are none: send a run an interval."""
+        """Send a run once an interval if there are no beats that do it."""
         if not self._has_beats and time.monotonic() > self._next_tick:
             self.send()
             self._next_tick = time.monotonic() + self.settings.interval_s
@@ -176,7 +176,7 @@ class Service:
         return [report for _, report in reversed(self.timed_runs()) if status in (None, report.status)]
 
     def timed_runs(self) -> list[tuple[float, Report]]:
-        """The reports so far, and when Redis took each, in seconds since the epoch; oldest first."""
+        """The reports so far, oldest first, each with the time when Redis stored it, in seconds since the epoch."""
         with self.redis.client as client:
             entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(self.keys.runs))
         return [
@@ -186,7 +186,7 @@ class Service:
 
     @contextmanager
     def fault(self, kind: str, times: int = 1) -> Iterator[None]:
-        """Measure a fault: it begins and ends with the block, and is over when every way shows something new."""
+        """Measure a fault, which is made within the block and is over when every way shows something new."""
         began = time.monotonic()
         yield
         ended = time.monotonic()
@@ -197,7 +197,10 @@ class Service:
         )
 
     def check(self) -> None:
-        """Let everything come to rest; then check what readers have complained of, and what was left behind."""
+        """Stop the engine, wait until readers show its last generation, and stop all; then check what was left behind.
+
+        The pollers may not have complained, and files, keys and changes may contain nothing unexpected.
+        """
         self.engine.stop()
         self._wait_for(self.engine.generation, 2 * LOCK_TTL_S + 10)
         if self.updater is not None:
@@ -214,7 +217,7 @@ class Service:
         self._check_changes()
 
     def _check_updates(self, updater: Updater) -> None:
-        """The last update that was accepted is shown, by Redis and by the files; a later file answers all of them."""
+        """Check that Redis and files show the last accepted update, and that a later file supersedes all updates."""
         updater.come_to_rest()
         self._wait_for_update(updater.last)
         self.engine.write()
@@ -250,7 +253,10 @@ class Service:
         assert all(name.isdecimal() for name in sets), sets
 
     def _check_changes(self) -> None:
-        """What the stream holds makes the current version of the one before in the files, or there is a gap."""
+        """Check that the stream leads from each version in the files to the current one, or has a gap.
+
+        An input with equal content may not have made a change.
+        """
         with self.redis.client as client:
             current, stored = shown(client, self.keys), held(client, self.keys)
         assert current is not None
@@ -280,17 +286,17 @@ class Service:
                     assert expires_s <= 180
                 elif ":tick:" in name:
                     assert expires_s <= max(1.0, 2 * self.settings.interval_s)
-            # Messages that a killed worker had just taken: Celery gives them back after its visibility timeout.
+            # Messages that a killed worker had just taken: Celery redelivers them after its visibility timeout.
             assert cast("int", client.hlen("unacked")) <= 10
             left -= {"unacked", "unacked_index"}
-            # Ticks that came while the worker ended; each expires for itself.
+            # Ticks that were sent while the worker ended; each message expires by itself.
             left -= {name for name in left if name.startswith("rolling.")}
             version = int(cast("bytes", client.hget(self.keys.current, "version")))
         kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
         lasting = (name for name, key_type in self.keys.fixed.items() if not key_type.expires)
         expected = {*lasting} - {self.keys.parts}
         expected |= {self.keys.payload(version, kind) for kind in kinds}
-        left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
+        left -= {name for name in left if name.startswith("_kombu.binding")}  # one for each queue, which stays
         assert left <= expected, left - expected
         by_chance = {self.keys.deltas, self.keys.queue, self.keys.queued, self.keys.updates}
         assert left >= expected - by_chance - {self.keys.reads(origin) for origin in ORIGINS}
@@ -298,9 +304,9 @@ class Service:
     # ---- faults
 
     def wait_for_a_run(self, client: Any, *, limit_s: float = 15.0, **sent: bool) -> bytes:
-        """Wait until a run holds the lock, as closely as can be, and return its token.
+        """Poll often until a run holds the lock, and return its token.
 
-        Without beats runs are sent by hand meanwhile: a message that is given to a dead child is lost.
+        Without beats, runs are sent by hand while it waits, since a message that is given to a dead child is lost.
         """
         deadline = time.monotonic() + limit_s
         next_send = 0.0
@@ -315,7 +321,7 @@ class Service:
         raise AssertionError("no run took the lock")
 
     def wait_for_a_report(self, client: Any, *, limit_s: float = 15.0) -> None:
-        """Wait until a run that ends from now on has left its report."""
+        """Wait until another run has appended its report."""
         before = client.xinfo_stream(self.keys.runs)["last-generated-id"]
         deadline = time.monotonic() + limit_s
         while client.xinfo_stream(self.keys.runs)["last-generated-id"] == before:
@@ -329,7 +335,7 @@ class Service:
         return token is not None and client.get(self.keys.lock) == token
 
     def runs_in(self, pid: int) -> bool:
-        """Whether a process is in a run: then it has the lock file of the directory open."""
+        """Whether a process executes a run: then it has the lock file of the output directory open."""
         links = []
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
@@ -345,7 +351,7 @@ class Service:
         return killed
 
     def wait_for_new_children(self, killed: list[int]) -> None:
-        """Wait until the worker has replaced them: a message that it gives to a dead child is lost."""
+        """Wait until the worker has replaced these children: a message that it gives to a dead child is lost."""
         wait_until(
             lambda: len(now := self.fleet.children()) >= len(killed) and not set(killed) & set(now),
             what="the worker to replace its children",
@@ -358,12 +364,12 @@ class Service:
         return status
 
     def restart_beat(self, name: str, *signals: int) -> None:
-        """The same for a beat."""
+        """End a beat by signals, and start it again."""
         self.fleet.end(name, *signals)
         self.fleet.start_beat(name)
 
     def restart_redis(self, *, lose_data: bool, away_s: float) -> None:
-        """SIGKILL Redis, and start it again later."""
+        """SIGKILL Redis, and start it again after `away_s`."""
         self.redis.kill(lose_data=lose_data)
         time.sleep(away_s)
         self.redis.start()
@@ -373,7 +379,7 @@ Start = Callable[..., Service]
 
 
 class Pollers:
-    """The process of `pollers.py`, and what it has told so far."""
+    """The process of `pollers.py`, and what it has reported so far."""
 
     def __init__(self, settings: Settings) -> None:
         self.complaints: list[str] = []
@@ -386,7 +392,7 @@ class Pollers:
         self._listener = threading.Thread(target=self._listen, name="pollers")
 
     def start(self) -> None:
-        """Begin to poll."""
+        """Start the process."""
         order = "versions" if self._settings.keep_versions > 2 else "generations"
         arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url, order)
         self._process = subprocess.Popen(
@@ -400,7 +406,7 @@ class Pollers:
         self._listener.start()
 
     def stop(self) -> None:
-        """Poll no more, and hear the rest."""
+        """End the process, and read the rest of its output."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -417,7 +423,7 @@ class Pollers:
         return news[-1][1] if news else 0.0
 
     def longest_gap_s(self, began: float, ended: float) -> float:
-        """The longest time in which some way showed nothing new, if it ended within these times."""
+        """The longest time in which some way showed nothing new, of those that ended between `began` and `ended`."""
         longest = 0.0
         for news in self._news.values():
             times = [at for at, _ in news]

@@ -1,4 +1,4 @@
-"""An engine that publishes updates without end, each of the same symbols with the same number in all of them."""
+"""An engine that publishes updates all the time, each with the same symbols and with one number in all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REMOVALS: Final = 0.2
 
 
 def number_in(records: list[dict[str, Any]]) -> float | None:
-    """The number of the update that a version shows, `None` for none; a call is shown as a whole."""
+    """Return the number of the update that a version shows, or `None`; fail if it shows a part of a call."""
     numbers = [record["prediction"] for record in records if record["symbol"] in UPDATED]
     assert len(numbers) in (0, len(UPDATED)), f"torn: {len(numbers)} records of one update"
     assert len(set(numbers)) < 2, f"torn: records of several updates {numbers}"
@@ -27,9 +27,10 @@ def number_in(records: list[dict[str, Any]]) -> float | None:
 
 
 class Updater:
-    """Publishes and removes, until it is stopped.
+    """A thread that publishes and removes the symbols until it is stopped.
 
-    `last` is what is to be shown after the last call that was certainly accepted, unless a later file answers it.
+    `last` is the number that has to be shown after the last call that was certainly accepted, `None` after a removal.
+    A file that is written later supersedes it.
     """
 
     def __init__(self, settings: Settings, rng: random.Random) -> None:
@@ -46,13 +47,13 @@ class Updater:
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish no more."""
+        """Stop publishing."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def come_to_rest(self) -> None:
-        """Publish no more, once what is to be shown is certain: of calls from now on, the last one accepted."""
+        """Stop publishing after three more accepted calls, once it is certain that the last one was accepted."""
         before = self.accepted
         wait_until(lambda: self.accepted >= before + 3 and self._is_certain, what="updates that are accepted")
         self.stop()
@@ -72,7 +73,7 @@ class Updater:
                     ]
                     answer = publish(records, settings=self._settings)
                     assert not answer.rejected
-            except CacheUnavailable:  # perhaps accepted
+            except CacheUnavailable:  # the call may have been accepted
                 self._is_certain = False
             except UpdatesRefused:
                 pass
