@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,14 +25,14 @@ from tests.support import fork_server
 from tests.support.engines import engine
 from tests.support.examples import FAST
 from tests.support.installed import build_wheel, copy_sources
-from tests.support.redis_servers import RedisServer
+from tests.support.redis_servers import RedisServer, wait_until
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3Server
 
 __all__ = ["engine"]  # a fixture
 
-# A shell that starts the tests in the background lets them ignore SIGINT, and so would each process that they start.
+# A shell that starts the tests in the background makes them ignore SIGINT, which each process they start would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -40,7 +41,7 @@ hypothesis_settings.register_profile("suite", deadline=None, suppress_health_che
 hypothesis_settings.register_profile(FAST, hypothesis_settings.get_profile("suite"), max_examples=10)
 hypothesis_settings.load_profile("suite")
 
-# What takes minutes begins first, so that none of it is left to a single worker at the end.
+# Files that take minutes begin first, so that none of them is left to a single worker at the end.
 LONGEST: Final = (
     "reliability/test_chaos.py",
     "web/test_dashboard.py",
@@ -79,7 +80,7 @@ LONGEST: Final = (
     "reliability/test_sentinels.py",
     "web/test_panels.py",
     "reader/test_reader.py",
-    # and of those in `make test-fast`
+    # the longest in `make test-fast`
     "web/test_routes.py",
     "reader/test_redis_store.py",
     "reader/test_age.py",
@@ -108,15 +109,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the processes of a test that is marked, and of its fixtures."""
+    """Have a test that is marked `no_fork`, and its fixtures, start processes as usual, without the fork server."""
     fork_server.forbid(is_forbidden=item.get_closest_marker("no_fork") is not None)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Leave modules and tests out of garbage collections: they stay to the end, and are half a million objects.
+    """Exclude modules and tests from garbage collections: they stay to the end, and are half a million objects.
 
-    Looking for garbage among them takes a quarter of the time of their collection, and later half a second each time.
+    Searching them for garbage takes a quarter of the time in which pytest collects the tests, and later half a second
+    each time.
     """
     gc.disable()
     try:
@@ -146,7 +148,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was measured; write it where everything passed and that was asked for."""
+    """Print the figures of faults; write them to the page if `--long-life` is given and no test has failed."""
     figures = config.stash[FIGURES]
     if figures.faults or figures.lines:
         terminalreporter.section("faults")
@@ -175,6 +177,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _no_reader_is_left() -> Iterator[None]:
+    """Fail a test that leaves the thread of a reader behind, which would disturb all later tests of the process."""
+
+    def readers() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "rolling-reader"}
+
+    before = readers()
+    yield
+    wait_until(lambda: readers() <= before, what="the readers of the test to end")
+
+
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The server behind `redis_server`, not emptied; for fixtures that live longer than a test."""
@@ -187,7 +201,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_server(shared_redis: RedisServer) -> RedisServer:
-    """A Redis that is up and empty; for tests that leave it up."""
+    """A Redis that is up and empty; for tests that do not stop it."""
     with shared_redis.client as client:
         client.flushall()  # it is ours, on a port of its own
     return shared_redis
@@ -204,7 +218,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    """Settings for the test's own directory and the shared Redis; the input is not there yet."""
+    """Settings for the test's own directory and the shared Redis; the input does not exist yet."""
     return Settings(
         input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots", redis_url=redis_server.url
     )
@@ -232,7 +246,7 @@ def _shared_s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(_shared_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """An S3 server that is up, and the environment that leads to it; each test has a place of its own there."""
+    """A shared S3 server that is up, and the environment that leads to it; each test uses names of its own there."""
     for name, value in _shared_s3.environ.items():
         monkeypatch.setenv(name, value)
     return _shared_s3
@@ -249,7 +263,7 @@ def own_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 def _s3_server() -> S3Server:
-    """Skip on a laptop without the extra and moto; fail in CI, where both have to be."""
+    """Return an S3 server; without the extra and moto, skip on a laptop and fail in CI, which has to have both."""
     missing = [name for name in ("s3fs", "moto", "flask_cors") if importlib.util.find_spec(name) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"no {', '.join(missing)} here")
@@ -259,7 +273,7 @@ def _s3_server() -> S3Server:
 
 
 def _require_redis() -> None:
-    """Skip on a laptop without a Redis server; fail in CI, where one has to be."""
+    """Without a Redis server, skip the test on a laptop and fail in CI, which has to have one."""
     try:
         redis_executable()
     except Exception as error:

@@ -93,7 +93,7 @@ class AsyncSnapshotReader:
         self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Batch] = weakref.WeakKeyDictionary()
-        self.follower = self._reader.follower
+        self.follower, self.lookups = self._reader.follower, self._reader.lookups
         if on_refresh is not None:
             self.follower.on_refresh.append(self._call_in_loop)
 
@@ -183,13 +183,13 @@ class AsyncSnapshotReader:
     async def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; its `value` is `None` if there is no such symbol."""
         await self.start()
-        cached = self._reader.lookups.cached_symbol(symbol)
+        cached = self.lookups.cached_symbol(symbol)
         return await self._look_up_together(symbol) if cached is None else cached
 
     async def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
         await self.start()
-        cached = self._reader.lookups.cached_top(n, offset)
+        cached = self.lookups.cached_top(n, offset)
         return await asyncio.to_thread(self._reader.top, n, offset) if cached is None else cached
 
     async def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
@@ -251,7 +251,7 @@ class AsyncSnapshotReader:
                 asked, batch.waiting = batch.waiting, []
                 waiting = [(symbol, future) for symbol, future in asked if not future.done()]  # else it was cancelled
                 try:
-                    answers = await asyncio.to_thread(self._reader.lookups.symbols, [symbol for symbol, _ in waiting])
+                    answers = await asyncio.to_thread(self.lookups.symbols, [symbol for symbol, _ in waiting])
                 except Exception as error:  # each that waits gets it
                     for _, future in waiting:
                         if not future.done():

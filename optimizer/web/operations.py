@@ -17,9 +17,8 @@ from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.models import Pin, Process, Rejected, Report, Value
-from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.diagnosis import Diagnosis, Facts, diagnose
-from optimizer.reader.lookups import ScanStatus
+from optimizer.reader.lookups import Lookups, ScanStatus
 from optimizer.reader.reports import describe_rejected, most_bots_lack_fields, published_after_s
 from optimizer.reader.stores import CacheStore
 from optimizer.web import describe, metrics
@@ -257,31 +256,31 @@ class _Reported:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._known: Facts | None = None
-        self._asking: set[asyncio.Task[tuple[Facts, float | None]]] = set()
 
     async def facts(self) -> tuple[Facts, float | None]:
         """Return the facts, and how soon the last input was published: `None` if unknown, and if Redis is slow."""
         reader = await self._service.reader()
-        asking = asyncio.create_task(self._ask(reader))
-        self._asking.add(asking)
-        asking.add_done_callback(self._end)
+        asking = asyncio.get_running_loop().run_in_executor(None, self._ask, reader.lookups)
+        asking.add_done_callback(_retrieve)
         done, _ = await asyncio.wait([asking], timeout=REPORTS_S)
         if done:
             return await asking
-        # It goes on, for the next request.
+        # It continues, for the next request.
         follower, known = reader.follower, self._known
         up = follower.redis.up
         if known is None or not up or time.time() - known.now_s > follower.stale_after_s:
             return Facts.of(follower, redis_up=up, redis_is_slow=True), None
         return Facts.of(follower, redis_up=up, runs=known.runs, processes=known.processes), None
 
-    def _end(self, asking: asyncio.Task[tuple[Facts, float | None]]) -> None:
-        self._asking.discard(asking)
-        if not asking.cancelled():
-            asking.exception()  # if it comes too late, as when the reader is closed meanwhile, it concerns no request
-
-    async def _ask(self, reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
-        facts, scans = await reader.facts(), await reader.runs(1, status="success")
+    def _ask(self, lookups: Lookups) -> tuple[Facts, float | None]:
+        """Read the reports in a thread; not through the reader, which would start again if it is closed meanwhile."""
+        facts, scans = lookups.facts(), lookups.runs(1, "success")
         if facts.redis_up and (self._known is None or facts.now_s > self._known.now_s):
             self._known = facts
         return facts, published_after_s(facts.runs, scans)
+
+
+def _retrieve(asking: asyncio.Future[tuple[Facts, float | None]]) -> None:
+    """Retrieve an error that comes too late, as when the reader is closed meanwhile: asyncio would log it."""
+    if not asking.cancelled():
+        asking.exception()

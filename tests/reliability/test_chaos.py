@@ -32,14 +32,14 @@ from tests.support.redis_servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# A scan that takes a second or so: the slow engine, and 40 MB of JSON.
+# A scan that takes about a second: the slow engine, and 40 MB of JSON.
 SLOW_SCAN: Final[dict[str, Any]] = {"ROLLING_ENGINE": "ijson", "padding_bytes": 350_000, "write_every_s": 1.0}
 
 # ---- processes that die
 
 
 def faults_of(service: Service, rng: random.Random) -> dict[str, Callable[[], object]]:
-    """Every fault that may come at any moment, and how it is made."""
+    """Each kind of fault that may be made at any moment, and the function that makes it."""
 
     def both_beats() -> None:
         service.fleet.end("beat-1", signal.SIGKILL)
@@ -93,7 +93,10 @@ def faults_of(service: Service, rng: random.Random) -> dict[str, Callable[[], ob
 
 
 def test_faults_of_all_kinds_in_any_order(start: Start, rng: random.Random, request: pytest.FixtureRequest) -> None:
-    """Each kind once, then whatever comes, until the time is over; the engine publishes updates all the while."""
+    """The service survives each kind of fault once, then random kinds until the time is over.
+
+    During all of it the engine publishes updates.
+    """
     service = start(with_updates=True)
     faults = faults_of(service, rng)
     kinds = rng.sample(list(faults), len(faults))
@@ -107,24 +110,27 @@ def test_faults_of_all_kinds_in_any_order(start: Start, rng: random.Random, requ
 
 
 def stop_a_run(service: Service, client: Any) -> tuple[bytes, int, list[int]]:
-    """SIGSTOP all children amid a run; return its token, the child that it runs in, and all of them."""
+    """SIGSTOP all children during a run; return the run's token, the child that executes it, and all children."""
     while True:
         while client.exists(service.keys.lock):
-            time.sleep(POLL_S)  # until the run that is on is through
+            time.sleep(POLL_S)  # until the current run has ended
         token = service.wait_for_a_run(client)
-        time.sleep(0.05)  # it scans
+        time.sleep(0.05)  # so that it scans
         children = service.fleet.children()
         for child in children:
             os.kill(child, signal.SIGSTOP)
         holders = [child for child in children if service.runs_in(child)]
         if client.get(service.keys.lock) == token and holders:
             return token, holders[0], children
-        for child in children:  # it was through too early
+        for child in children:  # the run ended too early
             os.kill(child, signal.SIGCONT)
 
 
 def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -> None:
-    """Another child takes over once the lock has expired; the stopped one, continued, says that it was overtaken."""
+    """After a child was stopped during its run, another child takes over once the lock has expired.
+
+    When the stopped child continues, its run fails with `PublishRefused`.
+    """
     service = start(interval_s=1.5, **SLOW_SCAN)  # so that each tick has something to scan
     with service.redis.client as client, service.fault("SIGSTOP of a worker's child amid its run, past its lock"):
         token, holder, children = stop_a_run(service, client)
@@ -132,11 +138,11 @@ def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -
             os.kill(child, signal.SIGCONT)
         began = time.monotonic()
         wait_until(lambda: client.get(service.keys.lock) not in (None, token), what="another run to have the lock")
-        assert time.monotonic() - began > LOCK_TTL_S - 4  # it is extended each 3 s
+        assert time.monotonic() - began > LOCK_TTL_S - 4  # the lock is extended every 3 s
         service.wait_for_news()
         said = len(service.fleet.lines)
         os.kill(holder, signal.SIGCONT)
-        service.fleet.wait_for_line("PublishRefused", since=said)
+        service.fleet.wait_for_line("PublishRefused", since=said, limit_s=60)
     service.check()
 
 
@@ -144,7 +150,10 @@ def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -
 def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(
     start: Start, variables: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """The run is published, its lock is free, and nothing else is begun; a soft end then waits out its 20 s."""
+    """A worker that gets SIGTERM during a scan publishes that run, releases its lock, and begins no other run.
+
+    A soft shutdown (SIGTERM taken for SIGQUIT) then waits for the rest of its 20 s.
+    """
     if variables and not request.config.getoption("--long-life"):
         pytest.skip("takes half a minute, in `make chaos`")
     service = start(beats=0, **SLOW_SCAN, **variables)
@@ -165,7 +174,10 @@ def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(
 
 
 def test_a_full_disk(start: Start, tmp_path: Path) -> None:
-    """Runs fail by name, the old snapshots stay; once the disk has space again the next tick publishes."""
+    """While the disk is full, runs fail with `OutputUnwritable` and the old snapshots stay.
+
+    Once the disk has space again, the next tick publishes.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -182,7 +194,7 @@ def test_a_full_disk(start: Start, tmp_path: Path) -> None:
             with (disk / "filler").open("wb", buffering=0) as filler:
 
                 def fill_until_a_run_fails() -> bool:
-                    # Again and again: what a run removes that was just being staged is space for the next one.
+                    # Again and again: a run that fails removes what it has written, which is space for the next run.
                     with suppress(OSError):
                         while filler.write(bytes(4096)) == 4096:
                             pass
@@ -202,7 +214,7 @@ def test_a_full_disk(start: Start, tmp_path: Path) -> None:
 def test_a_workers_clock_that_jumps(
     start: Start, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest
 ) -> None:
-    """Versions rise and no reader goes back to an older one, whether the clock is set back or ahead by days."""
+    """Versions rise, and no reader shows an older one again, if the worker's clock is set ahead or back by days."""
     library, offset = tmp_path / "clock.so", tmp_path / "offset"
     offset.write_bytes(bytes(8))
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -226,7 +238,7 @@ def test_a_workers_clock_that_jumps(
 
 
 def test_redis_is_away_for_long(start: Start, request: pytest.FixtureRequest, figures: Figures) -> None:
-    """Worker and beats wait for it, and make runs again some seconds after it is back."""
+    """Worker and beats wait while Redis is away, and runs publish again within 10 s after it is back."""
     away_s = 60.0 if request.config.getoption("--long-life") else 20.0
     service = start(interval_s=1.0)
     with service.fault(f"Redis away for {away_s:g} s"):
@@ -246,7 +258,10 @@ def test_redis_is_away_for_long(start: Start, request: pytest.FixtureRequest, fi
 
 
 def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: random.Random) -> None:
-    """The first message makes the run: versions rise, each is published once, and no generation twice."""
+    """With two beats and runs sent by hand, versions rise, and each version and each generation is published once.
+
+    The first message makes the run.
+    """
     service = start()
     with service.redis.client as client, client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.psubscribe("rolling:*:published")
@@ -271,7 +286,7 @@ def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: 
         made = [
             report
             for report in service.runs()
-            if report.cache in ("published", "republished") and report.changes != ChangeCounts()  # as above
+            if report.cache in ("published", "republished") and report.changes != ChangeCounts()  # no equal content
         ]
     assert len(published) > 10
     assert published == sorted(set(published))
@@ -282,7 +297,7 @@ def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: 
 
 
 def test_beats_that_die_cost_a_tick_at_most(start: Start) -> None:
-    """With one of two dead ticks come as before; with both dead and one started again, one is missed at most."""
+    """If one of two beats dies, and then both and one is started again, at most one tick is missed at a time."""
     service = start(interval_s=2.5, ROLLING_STARTUP_DELAY_S="0.1")
     time.sleep(3)
     service.fleet.end("beat-1", signal.SIGKILL)
@@ -297,7 +312,7 @@ def test_beats_that_die_cost_a_tick_at_most(start: Start) -> None:
 
 
 def test_a_message_that_is_delivered_twice_publishes_once(start: Start) -> None:
-    """The second run finds nothing to do, or the first still at it."""
+    """A message that is delivered twice publishes once: the other run is `unchanged`, or `skipped` during the first."""
     service = start(beats=0)
     service.fleet.end("worker", signal.SIGTERM)
     service.engine.stop()

@@ -1,4 +1,4 @@
-"""Every route: what it answers, with which headers, from where, and what it says when it cannot."""
+"""Every route: what it responds, with which headers, from which origin, and with which problem when it cannot."""
 
 from __future__ import annotations
 
@@ -46,14 +46,17 @@ OF_A_VERSION = [*WHOLE, "/page", "/snapshot", "/predictions/AAPL", "/history", "
 
 
 def raw(client: TestClient, path: str, **headers: str) -> tuple[Response, bytes]:
-    """An answer with its bytes as they were sent."""
+    """Send a GET request; return the response and its body as it was sent."""
     with client.stream("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()}) as answer:
         return answer, b"".join(answer.iter_raw())
 
 
 @pytest.mark.parametrize(("path", "kind"), WHOLE.items())
 def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kind: str) -> None:
-    """Byte for byte those of the file for who takes gzip, and inflated for who does not."""
+    """A client that accepts gzip gets the bytes of the file, and any other client gets them inflated.
+
+    The two have different ETags.
+    """
     report = run_old(settings)
     stored = (local(settings.output_dir) / FILE_NAMES[kind]).read_bytes()
 
@@ -75,7 +78,10 @@ def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kin
 
 
 def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings) -> None:
-    """Version, both ages, origin and staleness; and it may be kept, but is to be asked for again."""
+    """Each response has its version, both ages, origin and staleness in headers.
+
+    Caches may keep it, but must revalidate it.
+    """
     report = run_old(settings)
     assert report.input_age_s is not None
 
@@ -94,7 +100,10 @@ def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings)
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_who_has_it_is_told_so(settings: Settings, encoding: str) -> None:
-    """By ETag in any way of writing it, or by date where there is none; the ETag wins."""
+    """A request with the current ETag in any valid form, or with no ETag but the current date, is a 304.
+
+    If both are sent, the ETag decides.
+    """
     run_old(settings)
     with asking(settings) as client:
         client.headers["Accept-Encoding"] = encoding
@@ -125,7 +134,7 @@ def test_who_has_it_is_told_so(settings: Settings, encoding: str) -> None:
 
 
 def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -> None:
-    """Soon after the publish, on every path, without a request for it."""
+    """Soon after a publish, each path has the new version under a new ETag, without a request that triggers it."""
     run_old(settings)
     with asking(settings) as client:
         before = {path: client.get(path).headers["ETag"] for path in [*WHOLE, "/page"]}
@@ -140,7 +149,10 @@ def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -
 
 
 def test_the_page_is_one_answer_of_one_version(settings: Settings) -> None:
-    """The top fifty, all bots and holdings, and sums in which what a bot does not tell is nothing."""
+    """`/page` has the top fifty predictions, all bots and holdings of one version, and their sums.
+
+    In the sums, a value that a bot lacks counts as 0.
+    """
     bots = {
         "alpha": {"enabled": True, "equity": 100.5, "pnl_today": -1.5, "positions": {"AAPL": {"qty": 2, "avg": 99}}},
         "beta": {"enabled": False, "equity": 50, "positions": 3},
@@ -170,7 +182,7 @@ def test_the_page_is_one_answer_of_one_version(settings: Settings) -> None:
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_what_a_version_leaves_out_is_told_with_it(settings: Settings, origin: str) -> None:
-    """In words and numbers on the page and in the status, and in a header of whatever is made of the version."""
+    """`/page` and `/status` state in words and numbers what a version leaves out, as does a header of each response."""
     bots = {name: {"equity": 1000} for name in "abcd"} | {"e": {"equity": "1000"}}
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(), "BAD": a_record(confidence=7), "bots": bots})
     optimize(settings)
@@ -209,7 +221,7 @@ FILTERED: Final = [
 
 
 def test_predictions_are_filtered_before_they_are_cut(settings: Settings) -> None:
-    """The same shape as the whole; how many fit is in a header, and `count` counts what is there."""
+    """A filtered list has the shape of the whole; `X-Total-Count` counts all matches, `count` those in the response."""
     sentiments = {"A": "bullish", "B": "bearish", "C": "bullish", "D": "Bearish"}
     write_json(
         settings.input,
@@ -244,7 +256,7 @@ REFUSED: Final = [
 
 
 def test_parameters_are_checked(settings: Settings) -> None:
-    """A value that cannot be used, or one of two, is refused by its name, as problem details."""
+    """An unusable value, or a parameter that is sent twice, is a 422 with problem details that name the parameter."""
     run_old(settings)
     with asking(settings) as client:
         for query in REFUSED:
@@ -258,7 +270,10 @@ def test_parameters_are_checked(settings: Settings) -> None:
 
 
 def test_any_symbol_of_the_index_is_found(tmp_path: Path, settings: Settings) -> None:
-    """Whatever its confidence and its letters, from what is held or from Redis; others are missing."""
+    """Each symbol of the index is found whatever its confidence and characters, in memory or in Redis.
+
+    Any other symbol is a 404.
+    """
     odd = ["a/b", "../x", "Ünï", "🚀", "a b", "<script>", "q?x", "%2F", "x" * 256]
     write_json(
         settings.input,
@@ -281,7 +296,7 @@ def _quoted(text: str) -> str:
 
 
 def test_head_is_get_without_its_body(settings: Settings) -> None:
-    """The same status and headers, on every path that can be got."""
+    """HEAD has the status and the type of GET, without a body, on every path that GET has."""
     run_old(settings)
     paths = [*OF_A_VERSION, "/predictions?limit=1", "/status", "/runs", "/healthz", "/readyz", "/metrics", "/"]
     with asking(settings) as client:
@@ -294,11 +309,11 @@ def test_head_is_get_without_its_body(settings: Settings) -> None:
         assert client.head("/predictions").content == b""
 
 
-# ---- how it is
+# ---- status, probes and runs
 
 
 def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
-    """As the contract with the dashboard has it."""
+    """`/status` has version, ages and origin, and exactly the members of the contract with the dashboard."""
     report = run_old(settings)
     with asking(replace(settings, flower_url="http://127.0.0.1:5555")) as client:
         status = client.get("/status").json()
@@ -333,7 +348,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
 
 
 def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settings: Settings) -> None:
-    """A run that failed says nothing of it; many runs may have been reported since."""
+    """The input's age continues from the last run that could use it, also after a failed run and 150 later reports."""
     run_old(settings)
     an_hour_ago = time.time() - 3_600
     os.utime(local(settings.input), (an_hour_ago, an_hour_ago))
@@ -341,7 +356,7 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
     local(settings.input).unlink()
     with pytest.raises(SourceMissing):
         optimize(settings)
-    report_unchanged(settings, 150)  # by workers of an older release
+    report_unchanged(settings, 150)  # as workers of an older release do
     with asking(settings) as client:
         status = client.get("/status").json()
     assert 3_600 <= status["input_age_s"] < 3_660
@@ -352,7 +367,10 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
 def test_the_status_does_not_wait_for_a_redis_that_hangs(
     own_redis: RedisServer, settings_without_redis: Settings
 ) -> None:
-    """Version and age are in memory; what is in Redis is unknown meanwhile. It is away once the log says so."""
+    """While Redis hangs, `/status` takes under 0.45 s: version and age are in memory, and what only Redis has is null.
+
+    The diagnosis is `redis_away` once the reader has noticed it.
+    """
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
@@ -376,7 +394,10 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
 
 
 def test_a_slow_redis_hides_nothing_that_it_has_said(redis_server: RedisServer, settings: Settings) -> None:
-    """Neither why runs fail, nor the processes; and what it says late is known by the next request."""
+    """While Redis is slow, `/status` still says why runs fail and which processes run, as last read.
+
+    A reply that is too late for one request is used by the next.
+    """
     for _ in range(2):
         with pytest.raises(SourceMissing):
             optimize(settings)
@@ -384,7 +405,7 @@ def test_a_slow_redis_hides_nothing_that_it_has_said(redis_server: RedisServer, 
     with proxy.open() as url, asking(replace(settings, redis_url=url)) as client:
         wait_until(lambda: client.get("/status").json()["diagnosis"]["code"] == "runs_fail", what="the cause")
         before = client.get("/status").json()
-        proxy.delay_s = 0.08  # three of them take longer than /status waits, and none as long as a reader does
+        proxy.delay_s = 0.08  # three replies take longer than /status waits, and none as long as a reader waits
         late = client.get("/status")
         assert (late.status_code, late.json()["diagnosis"]) == (503, before["diagnosis"])
         assert (late.json()["cache_up"], late.json()["processes"]) == (True, before["processes"])
@@ -392,10 +413,11 @@ def test_a_slow_redis_hides_nothing_that_it_has_said(redis_server: RedisServer, 
         report = run_old(settings)
         wait_until(lambda: client.get("/status").json().get("version") == report.version, what="the version")
         wait_until(lambda: client.get("/status").json()["diagnosis"]["code"] == "ok", what="the report of its run")
+        client.get("/status")  # its reading is not over when the app ends
 
 
 def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
-    """Reports as they are in Redis, as many as asked for."""
+    """`/runs` has the reports of Redis unchanged, newest first, up to `limit`; a wrong parameter is a 422."""
     run_old(settings)
     optimize(settings)
     with asking(settings) as client:
@@ -409,7 +431,10 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
 
 
 def test_of_runs_only_what_is_new_is_sent(settings: Settings) -> None:
-    """After the report with a timestamp, in the order in which they came; and a 304 as long as there is no other."""
+    """With `after`, `/runs` has only what was reported after the report with that timestamp, in the order of arrival.
+
+    With a current ETag it is a 304 until there is another report.
+    """
     run_old(settings)
     for at in ("2099-11-01T10:00:02.000Z", "2099-11-01T10:00:01.000Z", "2099-11-01T10:00:01.000Z"):
         report_unchanged(settings, 1, at=at)
@@ -417,7 +442,7 @@ def test_of_runs_only_what_is_new_is_sent(settings: Settings) -> None:
         runs = client.get("/runs").json()["runs"]
         assert client.get("/runs", params={"after": runs[3]["timestamp"]}).json()["runs"] == runs[:3]
         assert client.get("/runs", params={"after": runs[2]["timestamp"]}).json()["runs"] == runs[:2]
-        # Two have it: a client may hold one of them.
+        # Two reports have this timestamp, and a client may have only one of them.
         assert client.get("/runs", params={"after": runs[0]["timestamp"]}).json()["runs"] == runs[:1]
         assert client.get("/runs?after=unknown").json()["runs"] == runs
         assert client.get("/runs", params={"after": "x" * 65}).status_code == 422
@@ -434,7 +459,10 @@ def test_of_runs_only_what_is_new_is_sent(settings: Settings) -> None:
 
 
 def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings) -> None:
-    """`/status` says of which version it is and by whom, `/readyz` stays ready; ticks keep it fresh."""
+    """Until a version is unpinned, `/status` has its pin with the author; it also has the version that was restored.
+
+    `/readyz` stays ready, and has the pin too.
+    """
     old = run_old(settings)
     report = rollback(settings, version_of(old))
     assert report.pinned is not None
@@ -451,7 +479,10 @@ def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings
 
 
 def test_updates_that_hold_are_counted(settings: Settings) -> None:
-    """In `/status` and `/metrics`, until a newer input is scanned; in the files too once these have followed."""
+    """`/status` and `/metrics` count the updates that are in force.
+
+    They are until a newer input is scanned, also after the files have followed.
+    """
     run_old(settings)
     enqueue(settings, [], ["NONE"])
     apply_updates(settings)
@@ -461,7 +492,10 @@ def test_updates_that_hold_are_counted(settings: Settings) -> None:
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
-    """A snapshot that no run has confirmed for three intervals is still sent, says so, and is no longer ready."""
+    """A snapshot that no run has confirmed for three intervals is still sent, and marked as stale.
+
+    `/readyz` is then a 503 with the cause.
+    """
     run_old(settings)
     with asking(settings) as client:
         assert client.get("/healthz").json() == {"status": "alive"}
@@ -480,7 +514,7 @@ def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
 
 
 def test_a_stale_snapshot_is_explained_by_the_run_that_failed(settings: Settings) -> None:
-    """Where runs are made and fail, `/readyz` names the error, and does not ask for the worker."""
+    """If runs are made but fail, `/readyz` of a stale snapshot names the error and does not mention the worker."""
     run_old(settings)
     brief = replace(settings, interval_s=0.1)
     Path(str(settings.input)).unlink()
@@ -494,12 +528,12 @@ def test_a_stale_snapshot_is_explained_by_the_run_that_failed(settings: Settings
 
 
 def is_found(client: TestClient, path: str) -> bool:
-    """Whether the answer is a 200."""
+    """Whether the response is a 200."""
     return client.get(path).status_code == 200
 
 
 def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings) -> None:
-    """503 with Retry-After and what to do, until the first run."""
+    """Until the first run, each path of a version is a 503 with `Retry-After` and with what to do."""
     paths = [*OF_A_VERSION, "/predictions?limit=1", "/status", "/readyz"]
     with asking(settings) as client:
         for path in paths:
@@ -524,7 +558,7 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings) -> N
 def test_a_client_is_not_told_where_redis_and_the_files_are(
     settings_without_redis: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says what to do; addresses and paths are in the log, once."""
+    """A 503 says what to do, but not where Redis and the files are: addresses and paths are in the log, once."""
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     with asking(settings) as client:
         for path in (*OF_A_VERSION, "/status", "/readyz") * 2:
@@ -542,7 +576,10 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
 
 
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
-    """The same bytes, and the answer says so; a Redis that is back is used again."""
+    """While Redis is down, the files supply the same bytes, and a header says so.
+
+    When Redis is back, it is used again.
+    """
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     write_json(settings.input, {"AAPL": a_record(), "LOW": a_record(confidence=0.1)})
@@ -562,7 +599,10 @@ def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_witho
 
 
 def test_a_part_that_cannot_be_read_is_missing_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """Without files too, the others are sent; the page, which needs them all, is not."""
+    """If one part is damaged and there are no files either, the other parts are sent.
+
+    The damaged part, `/page`, which needs all parts, and `/readyz` are a 503.
+    """
     version = version_of(run_old(settings))
     with redis_server.client as client:
         client.set(Keys(settings.source).payload(version, "bots"), b"junk")
@@ -580,7 +620,7 @@ def test_a_part_that_cannot_be_read_is_missing_alone(settings: Settings, redis_s
 def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that is sent was prepared before, or is a question to Redis."""
+    """While Redis is up, no request reads a file or inflates: responses are prepared before, or read from Redis."""
     write_json(settings.input, {"AAPL": a_record(), "LOW": a_record(confidence=0.1)})
     optimize(settings)
     with asking(settings) as client:
@@ -600,11 +640,14 @@ def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
     assert statuses == [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
 
 
-# ---- in an app that is not ours
+# ---- in an app of another team
 
 
 def test_a_backend_includes_the_router_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under its prefix, with settings of the environment, and its errors are problems though the app is not ours."""
+    """A router without arguments takes its settings from the environment and works below an app's prefix.
+
+    Its errors are problem details, though the app is not ours.
+    """
     run_old(settings)
     for name, value in (
         ("INPUT", settings.input),
@@ -627,7 +670,7 @@ def test_a_backend_includes_the_router_in_one_line(settings: Settings, monkeypat
 
 
 def test_a_login_of_the_backend_is_not_passed_by(settings: Settings) -> None:
-    """Dependencies that an app puts before the router hold for every route of it."""
+    """Dependencies that an app puts before the router, such as a login, apply to every route of it."""
 
     def refuse() -> None:
         raise HTTPException(401, "log in first")
@@ -641,15 +684,17 @@ def test_a_login_of_the_backend_is_not_passed_by(settings: Settings) -> None:
 
 
 def test_the_app_can_be_mounted_in_another(settings: Settings) -> None:
-    """Without a lifespan of its own, which mounted apps have not: it starts at the first request."""
+    """A mounted app has no lifespan of its own, so ours starts at the first request."""
     run_old(settings)
-    app = FastAPI()
-    app.mount("/rolling", optimizer.web.create_app(settings))
+    app, ours = FastAPI(), optimizer.web.create_app(settings)
+    app.mount("/rolling", ours)
     with TestClient(app) as client:
         assert client.get("/rolling/predictions").json()["count"] == 2
         assert client.get("/rolling/predictions").json()["count"] == 2
         assert client.get("/rolling/predictions/MSFT").json()["symbol"] == "MSFT"
         assert "default-src 'none'" in client.get("/rolling/").headers["Content-Security-Policy"]
+    with TestClient(ours):  # the end of its lifespan ends its reader
+        pass
 
 
 SLASHES = (
@@ -667,7 +712,10 @@ SLASHES = (
 @pytest.mark.parametrize("included", [False, True])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_a_slash_too_many_leads_to_no_other_host(settings: Settings, method: str, included: bool) -> None:
-    """It is not found; also in an app that redirects slashes of its own routes, which are still found."""
+    """A path with a slash too many is a 404, so it never redirects to a host that the client named.
+
+    That holds also in an app that redirects slashes of its own routes, which are still found.
+    """
     run_old(settings)
     app: Any = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
     if included:
@@ -684,10 +732,10 @@ def test_a_slash_too_many_leads_to_no_other_host(settings: Settings, method: str
         assert client.get("/bots").status_code == 200
         if included:
             assert client.get("/status/").json() == client.get("/theirs").json() == {"from": "the app"}
-            assert client.get("/theirs/").status_code == 307  # that is theirs
+            assert client.get("/theirs/").status_code == 307  # the app's own redirect
 
 
-# Those that a browser shows to every page (the standard Fetch), and those that are none of a page's business.
+# Headers that a browser shows to every page (the Fetch standard), and headers that a page does not need.
 SHOWN_ANYWAY = {
     "cache-control",
     "content-language",
@@ -701,7 +749,7 @@ NOT_FOR_PAGES = {"vary", "content-encoding", "x-content-type-options", "www-auth
 
 
 def test_browsers_of_another_origin_see_all_that_they_need(settings: Settings) -> None:
-    """With the lines that the documentation gives, every header of an answer is one that a page may read."""
+    """With the CORS lines of the documentation, a page of another origin may read every header that it needs."""
     run_old(settings)
     app = FastAPI()
     app.include_router(optimizer.web.make_router(settings))
@@ -743,7 +791,10 @@ def test_browsers_of_another_origin_see_all_that_they_need(settings: Settings) -
 
 
 def test_the_page_comes_under_a_strict_policy(settings: Settings) -> None:
-    """Nothing inline, nothing from elsewhere, no frames; it may be kept, and is asked for again."""
+    """The page's policy allows nothing inline, nothing from elsewhere and no frames.
+
+    Caches may keep the page, and a revalidation is a 304.
+    """
     with asking(settings) as client:
         page = client.get("/")
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -758,7 +809,7 @@ def test_the_page_comes_under_a_strict_policy(settings: Settings) -> None:
 
 
 def test_an_error_of_ours_is_a_problem_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing about itself to a client."""
+    """An unexpected error in our code is a 500 with problem details that show a client nothing about it."""
     run_old(settings)
     monkeypatch.setattr("optimizer.web.metrics.render", lambda *_: 1 / 0)
     with TestClient(optimizer.web.create_app(settings), raise_server_exceptions=False) as client:
@@ -769,7 +820,10 @@ def test_an_error_of_ours_is_a_problem_too(settings: Settings, monkeypatch: pyte
 
 
 def test_each_of_several_sources_has_its_own_answers(tmp_path: Path, settings: Settings) -> None:
-    """The first at the root, and each under its name, dashboard and events included; the server stops in order."""
+    """The first source is at the root, and each is under its name, with dashboard and events.
+
+    The server exits with status 0 though a stream is open.
+    """
     variables = {
         "ROLLING_INPUT": "",
         "ROLLING_SOURCES": f"brain={tmp_path}/brain.json; intraday={tmp_path}/parts/*.json",
@@ -802,7 +856,7 @@ def test_each_of_several_sources_has_its_own_answers(tmp_path: Path, settings: S
 
 
 def test_a_router_of_one_of_several_sources(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    """By name; without one it says at the start which there are."""
+    """A router of one of several sources is made by name; without one the app's start fails and lists the sources."""
     run_old(settings)
     monkeypatch.setenv("ROLLING_SOURCES", f"rolling_brain={settings.input}; other=/nowhere.json")
     monkeypatch.setenv("ROLLING_REDIS_URL", settings.redis_url)
@@ -817,7 +871,7 @@ def test_a_router_of_one_of_several_sources(monkeypatch: pytest.MonkeyPatch, set
 
 
 def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answers are prepared beside the event loop; until they are, lookups and the status show the one before."""
+    """A new version's responses are prepared beside the event loop; until then each route shows the one before it."""
     write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     old = version_of(optimize(settings))
     prepares, goes_on = threading.Event(), threading.Event()
