@@ -121,11 +121,15 @@ class Hub:
         """Send a message to all listeners when Redis goes away or comes back."""
         if up != self._cache_up:
             self._cache_up = up
-            self._send(self._status())
-            if self._followers:
-                status = [Message(self._status())]
-                for queue in self._followers:
-                    self._put_changes(queue, status)
+            self.send_status()
+
+    def send_status(self) -> None:
+        """Send the state of Redis to all listeners, at which the dashboard requests `/status` again."""
+        self._send(self._status())
+        if self._followers:
+            status = [Message(self._status())]
+            for queue in self._followers:
+                self._put_changes(queue, status)
 
     def join(self, last_version: int | None) -> Queue:
         """Add a listener; return its queue, with every version since its last one if known, else the current one."""

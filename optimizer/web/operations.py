@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -261,16 +262,24 @@ class _Reported:
         """Return the facts, and how soon the last input was published: `None` if unknown, and if Redis is slow."""
         reader = await self._service.reader()
         asking = asyncio.get_running_loop().run_in_executor(None, self._ask, reader.lookups)
-        asking.add_done_callback(_retrieve)
         done, _ = await asyncio.wait([asking], timeout=REPORTS_S)
         if done:
             return await asking
-        # It continues, for the next request.
         follower, known = reader.follower, self._known
         up = follower.redis.up
         if known is None or not up or time.time() - known.now_s > follower.stale_after_s:
-            return Facts.of(follower, redis_up=up, redis_is_slow=True), None
-        return Facts.of(follower, redis_up=up, runs=known.runs, processes=known.processes), None
+            facts = Facts.of(follower, redis_up=up, redis_is_slow=True)
+        else:
+            facts = Facts.of(follower, redis_up=up, runs=known.runs, processes=known.processes)
+        asking.add_done_callback(partial(self._compare, facts))
+        return facts, None
+
+    def _compare(self, before: Facts, asking: asyncio.Future[tuple[Facts, float | None]]) -> None:
+        """Notify the listeners if a reply that was late for a request changes the diagnosis in its response."""
+        if asking.cancelled() or asking.exception():  # the reader was closed meanwhile
+            return
+        if diagnose(asking.result()[0]).code != diagnose(before).code:
+            self._service.hub.send_status()
 
     def _ask(self, lookups: Lookups) -> tuple[Facts, float | None]:
         """Read the reports in a thread; not through the reader, which would start again if it is closed meanwhile."""
@@ -279,8 +288,3 @@ class _Reported:
             self._known = facts
         return facts, published_after_s(facts.runs, scans)
 
-
-def _retrieve(asking: asyncio.Future[tuple[Facts, float | None]]) -> None:
-    """Retrieve an error that comes too late, as when the reader is closed meanwhile: asyncio would log it."""
-    if not asking.cancelled():
-        asking.exception()

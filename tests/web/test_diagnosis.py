@@ -21,7 +21,8 @@ from optimizer.errors import SourceMissing
 from optimizer.pipeline.run import optimize
 from tests.support.browser import Watched, Web
 from tests.support.fleet import Fleet
-from tests.support.redis_servers import wait_until
+from tests.support.redis_proxy import LossyProxy
+from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,25 @@ def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_pa
     with page.expect_response("**/status", timeout=60_000):
         pass
     assert [text for text in page.evaluate("[...told]") if "SourceMissing" not in text] == []
+
+
+def test_a_page_shows_soon_what_a_slow_redis_says_late(
+    tmp_path: Path, redis_server: RedisServer, settings: Settings, watch: Callable[..., Watched]
+) -> None:
+    """A page whose first status came without the reports, because Redis was slow, shows a failed run seconds later.
+
+    It would request the status again only after an interval, since all seemed well.
+    """
+    write_json(settings.input, {"AAPL": a_record()})
+    optimize(settings)
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    proxy = LossyProxy(redis_server)
+    proxy.delay_s = 0.15  # three replies take longer than two requests wait, and none as long as a reader waits
+    with proxy.open() as url, Web(tmp_path, replace(settings, redis_url=url)) as web:
+        page = watch(web.url).open()
+        expect(page.locator("#notices")).to_contain_text("SourceMissing")
 
 
 def confirm(settings: Settings, page: Page) -> None:
