@@ -164,7 +164,7 @@ class RunPending(RollingError):
 
 
 class RunLost(RollingError):
-    """A scan has not come back: its worker was killed, or no worker takes its queue."""
+    """A scan has not come back: its worker was killed, Redis was away when it ended, or no worker takes its queue."""
 
 
 class RunTimedOut(RollingError):

@@ -136,8 +136,9 @@ def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], N
     if stored is None:
         return None
     lost = RunLost(
-        "the scan of an earlier run has not come back: was its worker killed, or does none that is free take the queue "
-        "of its parts? See: celery -A APP inspect active_queues, with the module of the workers' Celery app as APP"
+        "the scan of an earlier run has not come back: was its worker killed, was Redis away when it ended, or does no "
+        "free worker take the queue of its parts? See: celery -A APP inspect active_queues, with the module of the "
+        "workers' Celery app as APP"
     )
     _log.warning("⚠️ a run is lost", source=session.cache.keys.source, error=lost)
     with suppress(*UNREADABLE):  # a damaged assignment has no readable id
