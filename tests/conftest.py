@@ -177,16 +177,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_reader_is_left() -> Iterator[None]:
-    """Fail a test that leaves the thread of a reader behind, which would disturb all later tests of the process."""
+    """Fail a module that leaves the thread of a reader behind, which would disturb all later tests of the process."""
 
     def readers() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "rolling-reader"}
 
     before = readers()
     yield
-    wait_until(lambda: readers() <= before, what="the readers of the test to end")
+    wait_until(lambda: readers() <= before, what="the readers of the module to end")
 
 
 @pytest.fixture(scope="session")

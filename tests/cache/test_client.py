@@ -77,7 +77,7 @@ def test_the_reason_of_an_error_has_no_address(text: str, reason: str) -> None:
 
 
 def test_a_unix_socket_is_a_way_to_redis(own_redis: RedisServer, tmp_path: Path) -> None:
-    """Redis is reached on a Unix socket by the scheme of redis-py (`unix`) and by that of Celery (`redis+socket`)."""
+    """Redis is reached on a Unix socket by the schemes of redis-py (`unix`) and of Celery (`redis+socket`)."""
     path = tmp_path / "redis.sock"
     own_redis.start("--unixsocket", str(path))
 

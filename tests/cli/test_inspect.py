@@ -49,7 +49,7 @@ def inspected(directory: Path, *arguments: object, **variables: str) -> dict[str
 def test_inspect_shows_what_a_file_holds_and_what_to_set(tmp_path: Path) -> None:
     """`inspect` prints a table of paths: share, type, example, and the field that is or should be read from each.
 
-    Below it is the line to set.
+    Below it is the variable to set.
     """
     write_json(tmp_path / "mine.json.gz", {f"S{number}": foreign_record(number) for number in range(10)})
     done = rolling_optimizer(tmp_path, "inspect", "mine.json.gz")
@@ -90,7 +90,7 @@ def test_inspect_takes_the_input_of_the_settings_and_says_that_nothing_is_needed
 def test_errors_are_those_of_a_run(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], status: int, said: str
 ) -> None:
-    """An error is that of a run: what is wrong, where, and what to do, without a traceback."""
+    """An error says what is wrong, where, and what to do, as an error of a run does, and has no traceback."""
     write_raw(tmp_path / "bad.json", b'{"A": oops}')
     write_raw(tmp_path / "page.html", b"<html></html>")
     torn = json.dumps({f"S{n}": {"x": os.urandom(40).hex()} for n in range(500)}).encode()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis.errors import Unsatisfiable
+from starlette.testclient import TestClient
 
 import optimizer.web.trigger
 from optimizer import Settings, optimize
@@ -106,6 +107,8 @@ def test_every_answer_keeps_to_the_description(
 
         with suppress(Unsatisfiable):  # an operation without parameters has no invalid requests
             keeps()
+    with TestClient(app):  # the end of its lifespan ends the reader
+        pass
 
 
 @pytest.mark.parametrize("text", ["0.0", "1_0", "+1", " 1", "1 ", "1e1", "0x1", "٣", "true", ""])
