@@ -101,7 +101,7 @@ class UpdateWriter:
             pipeline.mget([names[kind] for kind in kinds])
             records, held, held_count, index_count, ranked, flipped, changes, payloads = pipeline.execute()
             whole = whole_payloads(pointer.manifest, kinds, payloads)
-            if index_count != ranked or whole is None:
+            if not index_count or index_count != ranked or whole is None:  # no version is without a record
                 raise CacheUnavailable(f"version {version} is not whole in Redis; the next tick mends it")
             if held_count != pointer.manifest.updates:
                 raise CacheUnavailable(

@@ -246,7 +246,7 @@ class VersionWriter:
                 return None
             whole = whole_payloads(pointer.manifest, PAYLOAD_KINDS, payloads)
             held = decode_held(updates, keys.source)
-            if whole is None or len(records) != ranked or len(held) != pointer.manifest.updates:
+            if whole is None or not records or len(records) != ranked or len(held) != pointer.manifest.updates:
                 return None
             try:
                 return whole, [_RECORD.decode(record) for record in records], held
