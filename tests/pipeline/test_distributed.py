@@ -236,7 +236,7 @@ def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted:
         assert (report.status, report.cache) == ("success", "down")
 
 
-def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> None:
+def test_a_run_in_one_process_is_skipped_during_a_distributed_one(parted: Settings) -> None:
     """A run in one process is skipped during a distributed run: the command line and the fleet have one lock.
 
     The distributed run then publishes a newer version.
@@ -317,16 +317,20 @@ def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
         assert left_ms[0] > 5_000
 
 
-def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings) -> None:
+def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings, redis_server: RedisServer) -> None:
     """A merge fails if its outcomes are not the parts that were sent, each once and in their order.
 
-    One part twice and another not at all is not the whole input.
+    One part twice and another not at all is not the whole input. Files and Redis keep the old version.
     """
-    assignment = dispatched(parted)
+    optimize(parted)
+    files = files_of(local(parted.output_dir))
+    assignment = dispatched(parted, force=True)
     first, second = (scan_one_part(parted, assignment.token, part.location) for part in assignment.parts)
     for outcomes in ([first, first], [second, first], [first]):
         with pytest.raises(PartFailed, match="other parts"):
             merge_parts(parted, assignment.token, outcomes)
+        assert files_of(local(parted.output_dir)) == files
+        assert_redis_holds_the_files(redis_server, parted)
         assignment = dispatched(parted, force=True)
 
 

@@ -305,6 +305,9 @@ def test_empty_text_passes(settings: Settings, guards: Any) -> None:
 def test_the_first_version_has_nothing_to_be_compared_with(settings: Settings) -> None:
     """The first version passes `max_drop_percent`, as there is none to compare it with; `min_records` still counts."""
     write_json(settings.input, WORSE)
+    with pytest.raises(GuardRefused, match="fewer than ROLLING_MIN_RECORDS=2"):
+        optimize(replace(settings, min_records=2))
+    assert not (local(settings.output_dir) / MANIFEST_NAME).exists()
     assert optimize(replace(settings, max_drop_percent=0)).status == "success"
     with pytest.raises(GuardRefused):
         optimize(replace(settings, min_records=2), force=True)
@@ -368,10 +371,6 @@ def test_a_version_that_cannot_be_read_is_none_to_a_guard_and_its_numbers_count(
 
 
 # ---- time limits
-
-
-class _LimitReached(Exception):
-    pass
 
 
 def test_a_guard_that_hangs_ends_with_its_run_and_refuses_while_it_hangs(

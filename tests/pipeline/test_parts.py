@@ -24,10 +24,9 @@ from optimizer.models import Report
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
 from optimizer.pipeline.run import run_source
-from optimizer.snapshots.store import snapshot_store
-from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, runs_of
+from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, content_of, runs_of
 from tests.support.redis_servers import RedisServer
-from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
+from tests.support.rolling_files import a_record, local, write_json, write_raw
 
 PARTS: dict[str, Any] = {
     "a": {
@@ -71,16 +70,6 @@ def by_the_fleet(
             worker or settings, assignment.token, assignment.parts[assignment.to_scan[index]].location
         )
     return merge_parts(settings, assignment.token, [outcomes[index] for index in sorted(outcomes)])
-
-
-def content_of(settings: Settings) -> dict[str, Any]:
-    """The snapshots without their times."""
-    snapshots = snapshot_store(settings.output_dir).read_set()
-    assert snapshots is not None
-    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in snapshots.payloads.items()}
-    for content in contents.values():
-        del content["timestamp"]
-    return contents
 
 
 @pytest.fixture(params=["in one process", "by the fleet"])
@@ -237,19 +226,24 @@ def test_force_scans_every_part(three_parts: Settings, run: Run) -> None:
 
 
 def test_what_is_lost_or_damaged_in_redis_is_scanned_again(three_parts: Settings, redis_server: RedisServer) -> None:
-    """Parts whose results in Redis are lost or damaged are scanned again: a cache may lose anything."""
+    """Parts whose results in Redis are lost or damaged are scanned again: a cache may lose anything.
+
+    A new part makes the run read the results of the others.
+    """
     optimize(three_parts)
-    touch_later(part(three_parts, "a"))
+    write_json(part(three_parts, "d"), {"AMD": a_record(confidence=1.0)})
     with redis_server.client as client:
         keys = sorted(client.keys(f"{Keys(three_parts.source).part('')}*"))
         client.delete(keys[0])
-        client.set(keys[1], b"\x1f\x8bdamaged")
-        client.set(keys[2], gzip.compress(b'{"records": 1}'))
+        client.set(keys[1], b"\x1f\x8bdamaged", ex=100)  # a key that never expires would be deleted unread
+        client.set(keys[2], gzip.compress(b'{"records": 1}'), ex=100)
 
     report = optimize(three_parts)
 
     assert report.stats is not None
-    assert report.stats.parts_scanned == 3
+    assert (report.stats.parts, report.stats.parts_scanned) == (4, 4)
+    best = content_of(three_parts)["predictions"]["predictions"]
+    assert [one["symbol"] for one in best] == ["AMD", "AAPL", "MSFT", "TSLA"]
 
 
 # ---- what goes wrong
@@ -258,7 +252,7 @@ def test_what_is_lost_or_damaged_in_redis_is_scanned_again(three_parts: Settings
 def test_one_part_that_fails_fails_the_run_by_name(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
     """A part that cannot be read fails the run, which names it and publishes nothing.
 
-    Once the part is good, the next run publishes a new version.
+    Once the part is good, the next run publishes a new version, and reads no part again that was already read.
     """
     before = run(three_parts)
     write_raw(part(three_parts, "b"), b'{"AAPL": {"confidence": 0.9,, }}')
@@ -275,6 +269,8 @@ def test_one_part_that_fails_fails_the_run_by_name(three_parts: Settings, run: R
     assert report.version is not None
     assert before.version is not None
     assert report.version > before.version
+    assert report.stats is not None
+    assert report.stats.parts_scanned == (2 if run is optimize else 1)  # one process stops at `b`, the first that fails
 
 
 def test_many_failures_are_told_in_one_line(three_parts: Settings) -> None:

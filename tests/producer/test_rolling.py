@@ -116,6 +116,7 @@ def test_the_shapes_of_the_json(tmp_path: Path) -> None:
     assert len(gzip.decompress(path.read_bytes()).splitlines()) == 2
     write_rolling(path, records, bots={"one": {"equity": 1}})
     assert read(path) == records | {"bots": {"one": {"equity": 1}}}
+    assert list(read(path)) == [*records, "bots"]
 
     @dataclass
     class ADataclass:
@@ -128,6 +129,8 @@ def test_the_shapes_of_the_json(tmp_path: Path) -> None:
 
     write_rolling(path, (kind("AAPL", 1.5) for kind in (ADataclass, AStruct)), bots={})
     assert read(path) == {"predictions": [{"symbol": "AAPL", "prediction": 1.5}] * 2, "bots": {}}
+    assert list(read(path)) == ["predictions", "bots"]
+    assert len(gzip.decompress(path.read_bytes()).splitlines()) == 3
     no_records: list[Any] = [{}, []]
     for empty in no_records:
         write_rolling(path, empty)

@@ -18,6 +18,7 @@ from optimizer.pipeline.run import optimize
 from optimizer.source.input_file import InputFile
 from optimizer.source.local_file import LocalFile
 from optimizer.source.opener import open_input_file
+from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -224,12 +225,19 @@ class TestChanges:
 class TestTimes:
     """The times at which a file was last written to, and at which it landed at its path."""
 
-    def test_a_rename_is_later_than_the_last_write(self, tmp_path: Path) -> None:
-        """A renamed file landed at its `ctime`; both times are of the opened file, even if it is replaced later."""
+    @pytest.mark.parametrize("put", [Path.rename, lambda path, place: place.hardlink_to(path)], ids=["rename", "link"])
+    def test_a_rename_is_later_than_the_last_write(self, tmp_path: Path, put: Callable[[Path, Path], object]) -> None:
+        """A file landed when it was renamed or linked to its path, which is after the last write to it.
+
+        Both times are of the opened file, even if it is replaced later.
+        """
         path = write_raw(tmp_path / "a.json", JSON)
         os.utime(path, (1_700_000_000, 1_700_000_000.25))
-        path.rename(tmp_path / "b.json")
+        written_s = path.stat().st_ctime
+        wait_until(lambda: write_raw(tmp_path / "other", b"").stat().st_ctime > written_s, what="a later time")
+        put(path, tmp_path / "b.json")
         stat = (tmp_path / "b.json").stat()
+        assert stat.st_ctime > written_s
 
         with open_input_file(tmp_path / "b.json") as input_file:
             write_raw(tmp_path / "b.json", JSON)

@@ -24,7 +24,7 @@ from optimizer.source.opener import expand, open_input_file
 from optimizer.source.store_object import BLOCK_BYTES
 from optimizer.storage.location import Url, parse_location
 from tests.support.fleet import Fleet
-from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
+from tests.support.published_state import NEW, OLD, content_of, no_scan, once, symbols_shown
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.s3_server import S3Server
@@ -57,23 +57,23 @@ def as_gz(tmp_path: Path, value: object) -> bytes:
 def test_an_object_gives_the_snapshots_of_the_same_file(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path, name: str
 ) -> None:
-    """A gzipped object, and a plain one of several blocks, give the same symbols and sizes as the local file."""
+    """A gzipped object, and a plain one of several blocks, give the same snapshots and sizes as the local file."""
     file = tmp_path / name
     write_sample(file, symbols=400, points=500)
     assert name.endswith(".gz") or file.stat().st_size > 2 * BLOCK_BYTES
     s3.put(place / name, file)
 
     remote = optimize(replace(remote_settings, input=place / name), use_cache=False)
-    local = optimize(replace(remote_settings, input=file, output_dir=tmp_path / "local"), use_cache=False)
+    local_settings = replace(remote_settings, input=file, output_dir=tmp_path / "local")
+    local = optimize(local_settings, use_cache=False)
 
     assert remote.stats is not None
     assert local.stats is not None
     assert (remote.source, remote.stats.input_bytes) == ("rolling_brain", file.stat().st_size)
     assert remote.stats.json_bytes == local.stats.json_bytes
-    sets = [snapshot_store(tmp_path / name).read_set() for name in ("snapshots", "local")]
-    assert sets[0] is not None
-    assert sets[1] is not None
-    assert sets[0].index() == sets[1].index()
+    content = content_of(remote_settings)
+    assert content["portfolio"]["holdings"]
+    assert content == content_of(local_settings)
 
 
 def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(

@@ -22,13 +22,12 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.store import snapshot_store
 from optimizer.source import web_file
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import open_input_file
 from optimizer.storage.location import Url
 from tests.support.ports import free_port
-from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
+from tests.support.published_state import NEW, OLD, content_of, no_scan, once, symbols_shown
 from tests.support.redis_servers import Authority, wait_until
 from tests.support.rolling_files import local, write_json
 from tests.support.web_server import Pages, serving
@@ -67,7 +66,7 @@ def read(url: str) -> bytes:
 def test_a_file_gives_the_snapshots_of_the_same_local_one(
     web_settings: Settings, pages: Pages, tmp_path: Path, left_out: tuple[str, ...], packed: bool
 ) -> None:
-    """A file gives the same symbols as the local one, and is then unchanged, whichever headers are missing.
+    """A file gives the same snapshots as the local one, and is then unchanged, whichever headers are missing.
 
     Its size may be unknown before it is read.
     """
@@ -79,15 +78,15 @@ def test_a_file_gives_the_snapshots_of_the_same_local_one(
 
     remote = optimize(web_settings, use_cache=False)
     again = optimize(web_settings, use_cache=False, progress=no_scan)
-    optimize(replace(web_settings, input=tmp_path / "a.json.gz", output_dir=tmp_path / "local"), use_cache=False)
+    local_settings = replace(web_settings, input=tmp_path / "a.json.gz", output_dir=tmp_path / "local")
+    optimize(local_settings, use_cache=False)
 
     assert remote.stats is not None
     assert (remote.status, again.status, remote.source) == ("success", "unchanged", "rolling_brain")
     assert remote.stats.input_bytes == len(pages.data)
-    sets = [snapshot_store(output).read_set() for output in (web_settings.output_dir, tmp_path / "local")]
-    assert sets[0] is not None
-    assert sets[1] is not None
-    assert sets[0].index() == sets[1].index()
+    content = content_of(web_settings)
+    assert content["portfolio"]["holdings"]
+    assert content == content_of(local_settings)
 
 
 def test_a_new_signature_is_no_new_input(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
@@ -136,6 +135,8 @@ def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, t
 def test_an_empty_file_has_no_first_byte(pages: Pages) -> None:
     """An empty file is read: the server responds to the range with 416, and then the whole file is requested."""
     assert read(f"{pages.url}/a.json") == b""
+    version = ["bytes=0-0", None]  # the version is asked before and after the content
+    assert [headers.get("Range") for _, headers in pages.asked] == [*version, None, *version]
 
 
 def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
@@ -154,7 +155,7 @@ def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
 
 
 def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
-    """A redirect is followed, and the other host receives neither the query nor a password."""
+    """A redirect is followed, and the other host receives neither the query nor a header with a login."""
     with serving() as other:
         other.data = b"[1]"
         pages.status, pages.headers = 302, {"Location": f"{other.url}/b.json"}
@@ -176,11 +177,15 @@ def test_an_iterator_may_be_begun_again(pages: Pages) -> None:
 
 
 def test_bytes_after_the_gzip_are_found(pages: Pages) -> None:
-    """Bytes after the end of the gzip data are an error with their position; the file is requested again to find it."""
+    """Bytes after the end of the gzip data are an error with their position.
+
+    The file is requested twice more: to find where the gzip data ends, and to show what follows.
+    """
     packed = gzip.compress(os.urandom(40_000).hex().encode())
     pages.data = packed + b"\n"
     with pytest.raises(SourceTorn, match=rf"gzip data ends at byte {len(packed):,} of the file"):
         read(f"{pages.url}/a.json.gz")
+    assert [headers.get("Range") for _, headers in pages.asked] == ["bytes=0-0", None, None, None]
 
 
 # ---- failures

@@ -66,12 +66,20 @@ ERRORS: list[tuple[BaseException, str]] = [
     (ValueError(f"cannot use URL('{URL}') there"), "cannot use URL"),
     (ValueError("/a.json?X-Amz-Signature=SECRET was refused"), r"/a.json\?[*]{3} was refused"),
     (OSError(), "no answer in time; check the network"),
+    (
+        beneath(OSError(URL), beneath(ValueError(URL), urllib.error.URLError(ConnectionRefusedError(111, URL)))),
+        "connection refused by the server: nothing listens there",
+    ),
+    (beneath(OSError(URL), beneath(ValueError(URL), s3_error("AccessDenied", 403))), "access denied .403 AccessDenied"),
 ]
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 def test_each_has_its_cause_and_no_secret(error: BaseException, said: str) -> None:
-    """An error of urllib, aiohttp, botocore or s3fs, also a chained one, gives a line with its cause and no secret."""
+    """An error of urllib, aiohttp, botocore or s3fs, gives a line with its cause and no secret.
+
+    The cause may be chained at any depth.
+    """
     text = cause_of(error)
     assert re.match(f".*{said}", text), text
     assert "SECRET" not in text

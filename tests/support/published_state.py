@@ -19,6 +19,7 @@ from optimizer.models import Index, Manifest, Record, Report
 from optimizer.pipeline.run import Progress, optimize
 from optimizer.snapshots.directory import LOCK_NAME
 from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME
+from optimizer.snapshots.store import snapshot_store
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
 
@@ -28,6 +29,7 @@ __all__ = [
     "as_unprivileged",
     "assert_redis_holds_the_files",
     "assert_tidy",
+    "content_of",
     "files_of",
     "keys_of",
     "no_scan",
@@ -109,6 +111,16 @@ def files_of(directory: Path) -> dict[str, bytes]:
         for path in directory.rglob("*")
         if (path.is_file() or path.is_symlink()) and path.name != LOCK_NAME
     }
+
+
+def content_of(settings: Settings) -> dict[str, Any]:
+    """The snapshots and the index in the output directory, decoded, without their times."""
+    snapshots = snapshot_store(settings.output_dir).read_set()
+    assert snapshots is not None
+    contents = {kind: msgspec.json.decode(gzip.decompress(data)) for kind, data in snapshots.payloads.items()}
+    for content in contents.values():
+        del content["timestamp"]
+    return contents
 
 
 def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]:
