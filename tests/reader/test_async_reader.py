@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 import redis
 
+import optimizer.reader.redis_store
 from optimizer import Answer, AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.reader.lookups import LOOKUPS_AT_ONCE
 from tests.support.ports import free_port
@@ -22,17 +23,24 @@ from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, write_json
 
 
-def test_an_async_reader_is_a_context(settings: Settings) -> None:
-    """A reader that is used with `async with` returns the same decoded object for 50 reads."""
+def test_an_async_reader_is_a_context(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`async with` refreshes once, 50 reads in it return the same decoded object, and its end ends the thread."""
     run_old(settings)
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
 
-    async def read() -> set[int]:
-        async with AsyncSnapshotReader.from_env(
+    async def read() -> AsyncSnapshotReader:
+        reader = AsyncSnapshotReader.from_env(
             {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
-        ) as reader:
-            return {id((await reader.bots()).value) for _ in range(50)}
+        )
+        refreshes: list[int] = []
+        reader.follower.on_refresh.append(lambda: refreshes.append(1))
+        async with reader as entered:
+            assert entered is reader
+            assert len({id((await reader.bots()).value) for _ in range(50)}) == 1
+            assert (refreshes, reader._reader.is_started()) == ([1], True)
+        return reader
 
-    assert len(asyncio.run(read())) == 1
+    assert not asyncio.run(read())._reader.is_started()
 
 
 def test_an_async_reader_follows_its_user_into_another_loop(settings: Settings) -> None:

@@ -110,11 +110,12 @@ def _rows(content: VersionSnapshot, kind: str, rows: str) -> object:
 
 @pytest.mark.slow
 def test_a_reader_that_is_never_asked_for_changes_reads_none(
-    own_settings: Settings, own_redis: RedisServer, open_reader: Open
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader reads no changes before the first call of `changes`, which reads the stream once.
 
-    Later calls are answered from memory, also while Redis hangs.
+    After that it reads the stream once for each new version, and another reader in its process does not. Later calls
+    are answered from memory, also while Redis hangs.
     """
     versions = [shown_at(own_settings, price) for price in (1.0, 2.0, 3.0)]
     before = commands_of(own_redis, "xrevrange")
@@ -130,6 +131,21 @@ def test_a_reader_that_is_never_asked_for_changes_reads_none(
         reader.changes(since)
     reader.refresh()
     assert commands_of(own_redis, "xrevrange") == asked
+
+    reads: list[tuple[int, int]] = []
+    read = RedisStore.changes
+
+    def noted(store: RedisStore, after: int, version: int) -> list[tuple[int, bytes]]:
+        reads.append((after, version))
+        return read(store, after, version)
+
+    monkeypatch.setattr(RedisStore, "changes", noted)
+    never_asked = open_reader(own_settings)
+    assert never_asked.predictions().version == versions[-1]
+    versions.append(shown_at(own_settings, 4.0))
+    for each in (reader, never_asked):
+        wait_until(has(each, versions[-1]), limit_s=5, what="the new version")
+    assert reads == [(versions[-2], versions[-1])]
 
     own_redis.pause()
     try:

@@ -25,7 +25,10 @@ from tests.support.rolling_files import a_record, local, write_json
 def test_a_file_system_that_hangs_does_not_hold_up_redis(
     settings: Settings, open_reader: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the files hang, a reader continues to refresh and shows new versions of Redis. Opening a FIFO hangs."""
+    """While the files hang, a reader continues to refresh and shows new versions of Redis. Opening a FIFO hangs.
+
+    Once the files answer again, the reader shows a newer version that only they have.
+    """
     monkeypatch.setattr(optimizer.reader.file_store, "FILES_TIMEOUT_S", 0.1)
     run_old(settings)
     hanging = replace(settings, output_dir=local(settings.output_dir).parent / "hanging")
@@ -38,8 +41,12 @@ def test_a_file_system_that_hangs_does_not_hold_up_redis(
             version = version_of(run_next(settings))
             wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
             assert reader.predictions().origin == "redis"
+        directory = directory.rename(directory.with_name("left"))
+        newest = version_of(run_next(hanging, use_cache=False))
     finally:
-        (directory / "manifest.json").open("wb").close()
+        (directory / "manifest.json").open("wb").close()  # ends the read that hangs
+    wait_until(partial(shows, reader, newest), limit_s=5, what="the version of the files")
+    assert reader.predictions().origin == "files"
 
 
 def test_files_that_cannot_be_decoded_are_a_missing_snapshot(

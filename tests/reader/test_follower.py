@@ -22,13 +22,14 @@ from tests.support.rolling_files import a_record, write_json
 def test_no_snapshot_anywhere_is_an_error(
     settings: Settings, open_reader: Open, read: Callable[[SnapshotReader], Any]
 ) -> None:
-    """If there is no snapshot, each read raises `SnapshotMissing` with the causes in Redis and in the files.
+    """If there is no snapshot, each read raises `SnapshotMissing` with the causes in Redis and files and what to do.
 
     This holds if Redis is empty, if it is down, and if it is the only place.
     """
     origins: tuple[Origin | None, ...] = (None, "redis", "files")
     for origin in origins:
-        with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .*; files: "):
+        expected = r"no snapshot of 'rolling_brain': Redis: .+; files: .+\. To publish one, run: rolling-optimizer run$"
+        with pytest.raises(SnapshotMissing, match=expected):
             read(open_reader(settings, origin))
 
 

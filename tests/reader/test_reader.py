@@ -91,16 +91,28 @@ def test_a_reader_that_is_garbage_ends_its_thread(settings: Settings, monkeypatc
     assert not thread.is_alive()
 
 
-def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open) -> None:
-    """A closed reader can be used again, since closing ends the thread and the connections, and nothing else."""
-    run_old(settings)
-    reader = open_reader(settings)
-    if isinstance(reader, SnapshotReader):
-        reader.predictions()
-        reader.close()
+def test_a_closed_reader_may_be_used_again(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """Closing ends the reader's thread and its connections, also if it is done twice.
+
+    When a closed reader is used again it still has the version that it held, and shows the next one.
+    """
+    version = version_of(run_old(own_settings))
+    before = set(_refreshers())
+    reader = open_reader(own_settings, "redis")
+    with own_redis.client as client:
+        connections = len(cast("list[object]", client.client_list()))
         assert reader.predictions().origin == "redis"
-        reader.close()
-        reader.close()
+        for _ in range(2):
+            reader.close()
+            assert set(_refreshers()) <= before
+            wait_until(
+                lambda: len(cast("list[object]", client.client_list())) == connections,
+                what="the end of its connections",
+            )
+        client.flushall()
+    assert (reader.predictions().version, reader.predictions().origin) == (version, "redis")
+    following = version_of(run_next(own_settings))
+    wait_until(partial(shows, reader, following), limit_s=5, what="the next version")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test provokes

@@ -44,8 +44,8 @@ class _Blocking:
         method = getattr(self._reader, name)
         return lambda *arguments, **options: self._wait(method(*arguments, **options))
 
-    def close(self) -> None:
-        """Close the reader and the loop."""
+    def end(self) -> None:
+        """Close the reader and the loop; `close` closes only the reader, which may then be used again."""
         self._wait(self._reader.close())
         self._wait(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -77,7 +77,9 @@ class Open:
 
 def blocking(stack: ExitStack, reader: AsyncSnapshotReader) -> SnapshotReader:
     """Return an asyncio reader with the methods of a `SnapshotReader`; it is closed with the stack."""
-    return cast("SnapshotReader", stack.enter_context(closing(_Blocking(reader))))
+    opened = _Blocking(reader)
+    stack.callback(opened.end)
+    return cast("SnapshotReader", opened)
 
 
 def shows(reader: SnapshotReader, version: int) -> bool:
