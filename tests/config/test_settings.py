@@ -102,15 +102,23 @@ class TestFromEnv:
             ("ROLLING_BRAIN__INTERVAL_S", "ROLLING_INTERVAL_S"),
         ],
     )
-    def test_misspelt_variables_are_refused_in_processes_of_our_own(self, variable: str, meant: str) -> None:
+    def test_misspelt_variables_are_refused_in_processes_of_our_own(
+        self, caplog: pytest.LogCaptureFixture, variable: str, meant: str
+    ) -> None:
         """In processes of our own, a misspelt variable is an error that names the setting that is meant, and no other.
 
-        In other processes (not `strict`) it is only a warning, and the defaults apply.
+        In other processes (not `strict`) a warning names that setting, and the defaults apply.
         """
         expected = rf"{variable} is not a setting\. Did you mean {meant}\? All settings are in docs/configuration\.md$"
         with pytest.raises(SettingsInvalid, match=expected):
             Settings.from_env({variable: "1"}, strict=True)
+        assert caplog.records == []
+        _warn.cache_clear()
         assert Settings.from_env({variable: "1"}) == Settings()
+        (warning,) = caplog.records
+        said = warning.getMessage()
+        assert warning.levelname == "WARNING"
+        assert said.endswith(f"{variable} is not a setting, and is passed over; the nearest is {meant}")
 
     @pytest.mark.slow
     def test_any_letter_that_is_wrong_makes_a_misspelling(self) -> None:

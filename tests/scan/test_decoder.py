@@ -332,13 +332,16 @@ class TestMalformed:
         assert malformed_at(text)[0] == expected
 
     def test_nothing_after_it_is_read(self) -> None:
-        """Records before a syntax error are yielded, then the error is raised."""
+        """Records before a syntax error are yielded, then the error is raised; the rest of the input is not read."""
         lines = [f'{{"symbol":"{name}",{GOOD}}}\n'.encode() for name in "ABC"]
-        events = scan([*lines, b"{1}", *lines], max_record_bytes=LIMIT)
+        chunks = iter([*lines, b"{1}", *lines])
+        events = scan(chunks, max_record_bytes=LIMIT)
 
         assert [item.symbol for item in itertools.islice(events, 3) if isinstance(item, Record)] == ["A", "B", "C"]
         with pytest.raises(SourceMalformed):
             next(events)
+        assert list(events) == []
+        assert list(chunks) == lines
 
     @given(no_objects)
     def test_plain_members_of_a_map_are_never_too_much(self, value: Any) -> None:
