@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from tests.support.acl_users import ACL_FILE, ROLES, password
+from tests.support.acl_users import ROLES, acl_of, password
 from tests.support.redis_servers import RedisServer
 from tests.support.whole_fleet import UrlOf
 
@@ -16,11 +15,7 @@ from tests.support.whole_fleet import UrlOf
 @pytest.fixture
 def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
     """Start a Redis with the users of `docs/redis-acl.conf`; return a function that gives the URL of a role."""
-    text = ACL_FILE.read_text()
-    for role in ROLES:
-        digest = hashlib.sha256(password(role).encode()).hexdigest()
-        text = text.replace(f"#{role.upper()}-PASSWORD-SHA256", f"#{digest}")
-    (tmp_path / "redis-acl.conf").write_text(text)
+    (tmp_path / "redis-acl.conf").write_text(acl_of(ROLES))
 
     def url_of(role: str) -> str:
         return f"redis://{role}:{quote(password(role), safe='')}@127.0.0.1:{own_redis.port}/0"

@@ -17,7 +17,7 @@ from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import eviction_warning
 from optimizer.celery import CelerySender, register
 from optimizer.errors import CacheUnavailable
-from tests.support.acl_users import ACL_FILE, REFUSED_TO_CONFIG, ROLES, secrets_in
+from tests.support.acl_users import ACL_FILE, REFUSED_TO_CONFIG, ROLES, acl_of, secrets_in
 from tests.support.redis_servers import RedisServer, wait_until, written
 from tests.support.whole_fleet import QUEUE, TASK, UrlOf, WholeFleet, celery_inspect
 
@@ -285,10 +285,14 @@ def test_no_client_connects_without_a_user(own_redis: RedisServer, guarded: UrlO
             client.ping()
 
 
-def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(own_redis: RedisServer) -> None:
-    """A server does not start with the shipped file: a placeholder that is left in it does not become a password."""
-    with pytest.raises(AssertionError, match="redis"):
-        own_redis.start("--include", str(ACL_FILE))
+@pytest.mark.parametrize("role", ROLES)
+def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(
+    tmp_path: Path, own_redis: RedisServer, role: str
+) -> None:
+    """A server does not start while the password of one role is missing, since a placeholder does not become one."""
+    (tmp_path / "redis-acl.conf").write_text(acl_of(set(ROLES) - {role}))
+    with pytest.raises(AssertionError, match="redis ended with exit status 1"):
+        own_redis.start("--include", str(tmp_path / "redis-acl.conf"))
 
 
 @pytest.mark.usefixtures("guarded")

@@ -202,10 +202,14 @@ def test_worker_and_both_beats_are_listed(composed: Composed) -> None:
 
 
 def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
-    """The web's `/predictions` has the records from the cache, which has a password."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/predictions", timeout=20) as answer:
-        assert json.loads(answer.read())["count"] == 2
+    """The web's `/predictions` has the records from the cache, which has a password, and `/` is the dashboard."""
+    url = f"http://127.0.0.1:{composed.ports['web']}"
+    with urllib.request.urlopen(f"{url}/predictions", timeout=20) as answer:
+        assert [record["symbol"] for record in json.loads(answer.read())["predictions"]] == ["MSFT", "AAPL"]
         assert answer.headers["X-Snapshot-Origin"] == "redis"
+    with urllib.request.urlopen(f"{url}/", timeout=20) as answer:
+        assert answer.headers["Content-Type"].startswith("text/html")
+        assert b"dashboard.js" in answer.read()
 
 
 @pytest.mark.parametrize(

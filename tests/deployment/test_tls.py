@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
 import pytest
+import redis
 
 from optimizer import Settings
 from tests.support.command import rolling_optimizer
@@ -28,14 +29,16 @@ class Encrypted:
     def __init__(self, directory: Path, server: RedisServer) -> None:
         self.authority = Authority(directory / "ca", "the authority")
         self.server = server
-        self._certificate, self._key = self.authority.certify("client")
+        certificate, key = self.authority.certify("client")
+        # The options with which the server trusts a client.
+        self.trusted: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key}
 
     def start(self, *, clients: str) -> str:
         """Start the server, which demands certificates of clients if `clients` is `yes`; return a client's URL."""
         # The password is in a file of settings, since every user of the machine could read it on a command line.
         config = self.server.directory.with_suffix(".conf")
         config.write_text(f'requirepass "{self.password}"\n')
-        self.server.url = self.url(ssl_certfile=self._certificate, ssl_keyfile=self._key)
+        self.server.url = self.url(**self.trusted)
         tls = ["--port", "0", "--tls-port", str(self.server.port), *self.authority.server_options(clients=clients)]
         self.server.start("--include", str(config), *tls)
         return self.server.url if clients == "yes" else self.url()
@@ -74,9 +77,12 @@ def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, cli
 
 
 WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {
-    "authority": (lambda server, other: server.url(ssl_ca_certs=other), "certificate verify failed"),
-    "no authority": (lambda server, _: server.url().partition("?")[0], "certificate verify failed"),
-    "host": (lambda server, _: server.url("localhost"), "Hostname mismatch"),
+    "authority": (lambda server, other: server.url(ssl_ca_certs=other, **server.trusted), "certificate verify failed"),
+    "no authority": (
+        lambda server, _: f"{server.url().partition('?')[0]}?{urlencode(server.trusted)}",
+        "certificate verify failed",
+    ),
+    "host": (lambda server, _: server.url("localhost", **server.trusted), "Hostname mismatch"),
     "no certificate": (lambda server, _: server.url(), "EOF occurred|certificate required|reset by peer"),
     "password": (
         lambda server, _: server.server.url.replace("p%26ss", "guessed"),
@@ -92,28 +98,40 @@ def test_a_connection_that_cannot_be_trusted_is_refused_in_one_line(
 ) -> None:
     """Commands whose connection cannot be trusted exit with 1 and one line with the reason, and print no password.
 
-    A server that cannot be trusted gets no password, and a client that cannot be trusted gets none of the data.
+    The server executes no command for them: one that cannot be trusted is sent no password, and a client that cannot
+    be trusted gets no data.
     """
     encrypted.start(clients="yes")
     url_of, said = WRONG[wrong]
     url = url_of(encrypted, Authority(tmp_path / "other", "another authority").file)
 
-    for command in (["config"], ["trigger", "--wait"]):
-        done = rolling_optimizer(tmp_path, *command, ROLLING_REDIS_URL=url, ROLLING_BROKER_URL=url)
-        assert done.returncode == 1
-        assert done.stderr.count("\n") == 1
-        assert re.search(said, done.stderr)
-        assert not re.search("guessed|p&ss|p%26ss|w%C3%B6rd", done.stdout + done.stderr)
+    with encrypted.server.client as client:
+        before = commands_executed(client)
+        for command in (["config"], ["trigger", "--wait"]):
+            done = rolling_optimizer(tmp_path, *command, ROLLING_REDIS_URL=url, ROLLING_BROKER_URL=url)
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == 1
+            assert re.search(said, done.stderr)
+            assert not re.search("guessed|p&ss|p%26ss|w%C3%B6rd", done.stdout + done.stderr)
+        assert commands_executed(client) == before
+
+
+def commands_executed(client: redis.Redis) -> dict[str, int]:
+    """How often a server has executed each command with success, without INFO, by which this is asked."""
+    stats = cast("dict[str, dict[str, int]]", client.info("commandstats"))
+    executed = {name: each["calls"] - each["failed_calls"] for name, each in stats.items() if name != "cmdstat_info"}
+    return {name: calls for name, calls in executed.items() if calls}
 
 
 def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encrypted) -> None:
-    """A worker that does not trust its broker logs the reason in one line at each try, without the password."""
+    """A worker that does not trust its broker logs the reason in one line; no line has a traceback or the password."""
     encrypted.start(clients="no")
     url = encrypted.url(ssl_ca_certs=Authority(tmp_path / "other", "another authority").file)
     settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=url)
 
     with Fleet(tmp_path, settings) as fleet:
         fleet._stack.start_celery("worker", "worker", "--loglevel", "INFO")
-        line = fleet.wait_for_line("Cannot connect to rediss://.*certificate verify failed")
-    assert not any("Traceback" in line for line in fleet.lines)
-    assert quote(encrypted.password, safe="") not in line
+        fleet.wait_for_line("Cannot connect to rediss://.*certificate verify failed")
+    printed = "\n".join(fleet.lines)
+    assert "Traceback" not in printed
+    assert not re.search("p&ss|p%26ss|w%C3%B6rd", printed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import sysconfig
 from contextlib import closing
 from pathlib import Path
@@ -175,11 +176,15 @@ def test_their_web_and_ours_in_one_process(beside: Team, redis_server: RedisServ
 
 @pytest.mark.parametrize("mode", MODES)
 def test_their_worker_is_theirs(beside: Team, redis_server: RedisServer, mode: str) -> None:
-    """`celery -A tasks worker` in the other program's directory runs its app with its broker and none of our tasks."""
+    """`celery -A tasks worker` in the other program's directory runs its app, with its broker and queue.
+
+    None of our tasks are in it.
+    """
     beside.start_worker("-P", "solo", app="tasks", C_FORCE_ROOT="1", **MODES[mode])
     printed = "\n".join(beside.lines)
     assert their_broker(redis_server).removeprefix("redis://") in printed
     assert "tasks.add" in printed
+    assert re.findall(r"\.> (\S+) +exchange=", printed) == ["theirs"]
     assert "optimize_rolling_data" not in printed
 
 

@@ -58,6 +58,12 @@ app.finalize()
 note.delay()
 print(json.dumps([before, {name: repr(value) for name, value in app.conf.items()}]))
 """
+LIMIT: Final = """
+from proj.celery import app
+
+app.finalize()
+print(app.tasks["tasks.optimize_rolling_data"].time_limit)
+"""
 STANDALONE: Final = """
 import logging
 
@@ -106,11 +112,12 @@ def test_their_app_stays_as_it_is(team: Team, redis_server: RedisServer) -> None
 
 
 def test_settings_of_theirs_for_all_tasks_hold_for_ours(team: Team, redis_server: RedisServer) -> None:
-    """With a time limit for all tasks, shorter than ours, and compressed results, a run is sent, made and followed."""
+    """A time limit for all tasks, shorter than ours, is that of our task; with compressed results a run is followed."""
     conf: dict[str, Any] = {"task_annotations": {"*": {"time_limit": 30}}, "result_compression": "gzip"}
     team.write(celery_project(broker_url=redis_server.url, result_backend=redis_server.url, **conf))
     team.start_worker()
     assert team.program(FOLLOW)["state"] == "done"
+    assert team.program(LIMIT) == 30
 
 
 def test_the_stand_alone_app_has_no_effect_on_their_worker(team: Team, redis_server: RedisServer) -> None:

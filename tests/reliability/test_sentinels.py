@@ -57,12 +57,20 @@ def publish(settings: Settings, confidence: float) -> int:
 
 
 def test_runs_and_readers_go_on_after_failovers(settings: Settings, group: SentinelGroup) -> None:
-    """After a failover with one Sentinel down, the next version is published to the new master, and readers show it."""
+    """After a failover with one Sentinel down, the new master has the version of the old one.
+
+    The next version is published to the new master, and readers show it.
+    """
     first = publish(settings, 0.6)
     with closing(reader_of(settings)) as reader:
         assert reader.wait(10).version == first
+        with group.master.client as client:
+            client.set("after", "the version")
+            assert client.wait(1, 4_000) == 1  # the replica has this, and so all that was written before it
         group.kill_sentinel(group.ports[0])
         group.fail_over()
+        with closing(reader_of(settings)) as late:  # it has seen nothing yet
+            assert (late.manifest().version, late.symbol("AAPL").origin) == (first, "redis")
         second = publish(settings, 0.7)
         assert second > first
         wait_until(lambda: reader.manifest().version == second, what="the second version")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from tests.support.compose import ROOT
 from tests.support.fleet import FLOWER_LOGIN
 from tests.support.whole_fleet import TOKEN
 
-__all__ = ["ACL_FILE", "REFUSED_TO_CONFIG", "ROLES", "forms_of", "password", "secrets_in"]
+__all__ = ["ACL_FILE", "REFUSED_TO_CONFIG", "ROLES", "acl_of", "forms_of", "password", "secrets_in"]
 
 ACL_FILE: Final = ROOT / "docs" / "redis-acl.conf"
 ROLES: Final = ("admin", "worker", "beat", "sender", "flower", "engine", "router")
@@ -29,6 +30,15 @@ REFUSED_TO_CONFIG: Final = {
 def password(role: str) -> str:
     """Return the password of a role, with characters that a URL has to escape."""
     return f"wörd/of&{role}"
+
+
+def acl_of(roles: Iterable[str]) -> str:
+    """Return the shipped file with the passwords of these roles; the placeholders of other roles stay in it."""
+    text = ACL_FILE.read_text()
+    for role in roles:
+        digest = hashlib.sha256(password(role).encode()).hexdigest()
+        text = text.replace(f"#{role.upper()}-PASSWORD-SHA256", f"#{digest}")
+    return text
 
 
 def secrets_in(data: bytes | str) -> list[str]:
