@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import threading
 import time
 import tracemalloc
@@ -110,12 +111,22 @@ class TestBothEngines:
     @pytest.mark.parametrize("opening", ["{%s}", '{"predictions":{%s}}'])
     @pytest.mark.parametrize("defect", ["", "tru", '"a" 1', "1,", ',"x":1', "\\", '"\\q":1', '"\x01":1', '"\\ud800":1'])
     def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
-        """With one bad record among 400, both engines yield the same records, and the same reject or error."""
+        """With one bad record among 400, both engines yield the same records, and the same reject or error.
+
+        An error is that of the bad record alone, with its offset in the whole file.
+        """
         records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
         records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'
         data = (opening % ",".join(records)).encode()
+        bad, *_ = outcome([(opening % records[300]).encode()], IJSON)
+        if isinstance(bad, tuple):
+            before = len(",".join(records[:300]) + ",")
+            bad = (bad[0], re.sub(r"(?<=byte )\d+", lambda offset: f"{int(offset[0]) + before:,}", bad[1]))
 
-        assert outcome([data], native) == outcome([data], IJSON)
+        result = outcome([data], native)
+
+        assert result == outcome([data], IJSON)
+        assert bad in result
 
     @pytest.mark.no_cover
     @pytest.mark.slow
@@ -211,7 +222,9 @@ class TestPieces:
 
     @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 300, LIMIT]))
-    def test_pruning_twice_is_pruning_once(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
+    def test_both_engines_give_the_same_pieces(
+        self, native: Engine, data: st.DataObject, whole: bytes, limit: int
+    ) -> None:
         """The native engine gives the same bytes, units, sizes and offsets as the one in Python, for any cuts."""
         chunks = data.draw(cuts(whole))
 

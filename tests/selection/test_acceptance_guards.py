@@ -8,11 +8,13 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
+from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused
 from optimizer.models import FileEntry, Manifest, Rejected, Units
 from optimizer.selection.acceptance import check_counts
 
 Counts = tuple[int | None, int, int]  # usable records, bots, holdings
+DEFAULTS = Settings()
 
 
 def manifest(counts: Counts, *, version: int = 7, rejected: int = 3) -> Manifest:
@@ -60,8 +62,8 @@ def test_what_is_refused_follows_from_the_counts(
 
 @given(counts, st.none() | counts)
 def test_both_are_off_by_default(new: tuple[int, int, int], current: Counts | None) -> None:
-    """Without limits, the guards refuse nothing, not even the loss of everything."""
-    check(new, current)
+    """With the defaults of the settings, the guards refuse nothing, not even the loss of everything."""
+    check(new, current, least=DEFAULTS.min_records, percent=DEFAULTS.max_drop_percent)
 
 
 @pytest.mark.parametrize("percent", [32.3, 64.1, 0.57, 18.4])

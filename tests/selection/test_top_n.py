@@ -139,11 +139,12 @@ class TestSymbolCount:
         assert count.repeats() == 0
 
     def test_it_stops_growing(self) -> None:
-        """Beyond its limit of symbols nothing is counted any more, and memory stays below 2 MB."""
+        """Beyond its limit of symbols nothing is counted any more, what was counted stays, and memory is below 2 MB."""
         count = _SymbolCount(3_000)
         names = [f"S{number}" for number in range(100_000)]
+        count.add(names[:500])
         count.add(names)
         count.add(names)
 
-        assert count.repeats() == 0
+        assert count.repeats() == 500
         assert sum(sys.getsizeof(hashes) for hashes in count._hashes) < 2_000_000

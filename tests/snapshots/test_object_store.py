@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from tests.support.published_state import NEW, OLD, no_scan, once, version_of
 from tests.support.readers import KINDS as READERS
 from tests.support.readers import Open
 from tests.support.redis_servers import RedisServer, wait_until
-from tests.support.rolling_files import write_json
+from tests.support.rolling_files import a_record, write_json
 from tests.support.s3_server import S3Server
 from tests.support.snapshot_sets import a_set, write
 
@@ -84,6 +86,19 @@ def _die_after(puts: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], ob
         except SystemExit:
             return True
         return False
+
+
+def _failing_at(puts: int, pipe_file: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return a `_pipe_file` that reports an error at this put, when all those before it are in the store."""
+    done: list[str] = []
+
+    async def failing(store: Any, path: str, value: bytes, **options: Any) -> None:
+        await pipe_file(store, path, value, **options)
+        done.append(path)
+        if len(done) == puts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return failing
 
 
 def names_of(*versions: int) -> set[str]:
@@ -366,15 +381,26 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
 
 
 def test_a_failed_write_leaves_files_and_redis_as_they_were(
-    settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
+    settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the files cannot be written, nothing is published in Redis, as when a disk is full."""
+    """If the files cannot be written, the old ones stay, and nothing is published in Redis, as when a disk is full.
+
+    The put of the last object of the set fails, or there is no bucket.
+    """
+    output = s3.bucket / tmp_path.name
     write_json(settings.input, OLD)
-    good = replace(settings, output_dir=s3.bucket / tmp_path.name)
+    good = replace(settings, output_dir=output)
     version = version_of(optimize(good))
+    store = fsspec.filesystem(output.scheme)
+    objects = {name: store.cat_file((output / name).text) for name in names_in(output)}
     write_json(settings.input, NEW)
+    with monkeypatch.context() as full:
+        full.setattr(type(store), "_pipe_file", _failing_at(len(NAMES), type(store)._pipe_file))
+        with pytest.raises(OutputUnwritable, match="the old snapshots are as they were"):
+            optimize(good)
     with pytest.raises(OutputUnwritable):
         optimize(replace(good, output_dir=Url("s3://no-such-bucket-here/out")))
+    assert {name: store.cat_file((output / name).text) for name in names_in(output)} == objects
     with redis_server.client as client:
         assert int(client.hget(Keys(settings.source).current, "version") or 0) == version
 
@@ -407,7 +433,7 @@ def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tm
     They look up symbols in the index of the objects, and know the age.
     """
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
-    write_json(settings.input, OLD)
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1, last_price=7.5)})
     first = optimize(settings)
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")
@@ -415,6 +441,10 @@ def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tm
         assert (page.version, page.origin, page.stale) == (first.version, "files", False)
         assert [record.symbol for record in page.value.predictions] == ["MSFT", "AAPL"]
         assert reader.bots().value.bots.keys() == {"alpha"}
+        low = reader.symbol("LOW")  # it is in the index only
+        assert low.value is not None
+        assert (low.value.last_price, low.version, low.origin) == (7.5, first.version, "files")
+        assert 0 <= low.age_s < 60
         assert reader.symbol("none-such").value is None
 
         write_json(settings.input, NEW)

@@ -120,7 +120,9 @@ def test_fewer_sets_are_kept_once_fewer_are_asked_for(output: Location) -> None:
 
 
 def test_without_a_current_set_nothing_is_kept(output: Location) -> None:
-    """Without a current set no kept sets are listed, even if the location does not exist."""
+    """Without a current set no kept sets are listed: if the location does not exist, or a first writer has died."""
+    assert snapshot_store(output).versions() == []
+    put(output, "versions/1/manifest.json", encode_manifest(a_set(1).manifest))
     assert snapshot_store(output).versions() == []
 
 
