@@ -43,12 +43,17 @@ def test_many_results_take_few_round_trips(cache: CacheClient, redis_server: Red
 
 
 @pytest.mark.parametrize("damage", [b"\x00result", b"", b"\x1f\x8bdamaged"])
-def test_a_damaged_result_is_deleted(cache: CacheClient, redis_server: RedisServer, damage: bytes) -> None:
+def test_a_damaged_result_is_deleted(
+    cache: CacheClient, redis_server: RedisServer, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """A damaged result is deleted, so that its part is scanned again and the warning is not repeated."""
     with redis_server.client as client:
         client.set(KEYS.part("a"), damage)
         assert [*PartStore(cache).load(["a"])] == [None]
         assert not client.exists(KEYS.part("a"))
+    assert [*PartStore(cache).load(["a"])] == [None]
+    [warning] = caplog.messages
+    assert f"{KEYS.part('a')} cannot be read" in warning
 
 
 def test_results_are_renewed_and_those_of_other_parts_deleted(cache: CacheClient, redis_server: RedisServer) -> None:

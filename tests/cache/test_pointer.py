@@ -15,6 +15,7 @@ from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Manifest, Pin, Rejected, Units
+from optimizer.snapshots.delta import decode_stored
 from optimizer.snapshots.format import decode_manifest, encode_manifest, encode_set
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
@@ -194,7 +195,10 @@ def test_an_unchanged_tick_rewrites_the_pointer_of_an_earlier_release(
 
 
 def test_a_run_publishes_after_the_pointer_of_an_earlier_release(settings: Settings, redis_server: RedisServer) -> None:
-    """After an earlier release's pointer a run publishes a newer version and one delta; the old version expires."""
+    """After an earlier release's pointer a run publishes a newer version, and one delta that leads from the old one.
+
+    The old version expires.
+    """
     keys = Keys(settings.source)
     version = version_of(run_old(settings))
     with redis_server.client as client:
@@ -206,5 +210,10 @@ def test_a_run_publishes_after_the_pointer_of_an_earlier_release(settings: Setti
         assert report.cache == "published"
         assert version_of(report) > version
         assert client.ttl(keys.payload(version, "predictions")) > 0
-        assert client.xlen(keys.deltas) == 1
+        [(_, fields)] = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(keys.deltas))
+    change = decode_stored(fields[b"change"]).change
+    assert (change.before, change.version) == (version, report.version)
+    assert change.predictions is not msgspec.UNSET
+    assert [record.symbol for record in change.predictions.changed] == ["NVDA", "MSFT"]
+    assert change.predictions.removed == ["AAPL"]
     assert_redis_holds_the_files(redis_server, settings)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import celery
 import pytest
 import redis
 
@@ -18,6 +19,7 @@ from optimizer.cache.client import ping
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache, eviction_warning
 from optimizer.errors import CacheUnavailable
+from optimizer.snapshots.store import snapshot_store
 from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
@@ -188,9 +190,13 @@ def test_a_worker_says_what_its_cache_lacks_and_goes_on(
     """A worker whose cache cannot run scripts logs a warning and continues, since runs still write the files."""
     own_redis.start("--rename-command", "EVAL", "")
     settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=own_redis.url)
+    write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker(ROLLING_BROKER_URL=redis_server.url)
         wait_until(lambda: any("run scripts by EVAL" in line for line in fleet.lines), what="the warning")
+        with celery.Celery(broker=redis_server.url, set_as_current=False) as sender:
+            sender.send_task("tasks.optimize_rolling_data", queue=f"rolling.{settings.source}")
+        wait_until(snapshot_store(settings.output_dir).read_manifest, what="the files of a run")
         assert not [line for line in fleet.lines if "Redis is away" in line]
 
 
