@@ -37,7 +37,7 @@ def listed(fleet: Fleet, kind: str) -> list[Process]:
     return [each for each in fleet.reader.facts().processes if each.kind == kind]
 
 
-def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
+def test_worker_and_beat_are_listed_and_a_killed_beat_is_missed(fleet: Fleet) -> None:
     """Running workers and beats are listed; a beat that was killed is overdue, and the diagnosis names it.
 
     A process that ends normally leaves the list.

@@ -40,6 +40,7 @@ FORGED = {
     "no status": b'{"result": 5}',
     "status object": stored(status={}),
     "status unknown": stored(status="anything"),
+    "status of two lines": stored(status="any\nthing"),
     **{f"report {result!r}": stored(result=result) for result in RESULTS},
     **{f"failure {result!r}": stored(status="FAILURE", result=result) for result in RESULTS},
     "type object": failed({}),
@@ -49,9 +50,10 @@ FORGED = {
 
 @pytest.mark.parametrize("data", FORGED.values(), ids=FORGED)
 def test_a_stored_value_of_another_format_is_refused(data: bytes) -> None:
-    """A stored value of another format is refused with an error that has the run's id."""
-    with pytest.raises(CacheUnavailable, match="the broker holds a result of some-id that is none of ours"):
+    """A stored value of another format is refused with an error of one line that has the run's id."""
+    with pytest.raises(CacheUnavailable, match="the broker holds a result of some-id that is none of ours") as refused:
         decode_result("some-id", data)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "system", "X"])

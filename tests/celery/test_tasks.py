@@ -24,7 +24,10 @@ from optimizer.celery.standalone import app
 from optimizer.celery.tasks import _decode_outcomes
 from optimizer.cli.dev.failure import StackFailed
 from optimizer.cli.dev.sample import write_sample
+from optimizer.errors import PartFailed
 from optimizer.models import Stats
+from optimizer.pipeline.distributed import merge_parts
+from tests.support.distributed_runs import dispatched, scan_all
 from tests.support.fleet import Fleet
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
@@ -33,6 +36,7 @@ from tests.support.rolling_files import a_record, local, write_json
 pytestmark = pytest.mark.slow
 
 TASK = "tasks.optimize_rolling_data"
+RECEIVED = r"optimize_rolling_data\[{id}\] received"
 # Scans that a test has to interrupt use the slow engine: the native one would end in half a second.
 SLOW_SCAN = {"ROLLING_ENGINE": "ijson"}
 FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
@@ -85,6 +89,7 @@ def test_a_failing_run_is_one_line_in_the_log_and_the_next_tick_heals(tmp_path: 
         said = json.loads(line.partition("failed: ")[2])
         assert said["error"] == failed.error == "SourceMissing"
         assert "rolling_brain.json.gz not found" in said["details"]
+        assert "; set ROLLING_INPUT to the prediction engine's file" in said["details"]
         assert not any("Traceback" in line for line in fleet.lines)
 
 
@@ -363,9 +368,9 @@ def _stop_reader(pid: int, path: Path) -> bool:
 def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
     tmp_path: Path, settings: Settings, slow_input: Path, redis_server: RedisServer
 ) -> None:
-    """`trigger --wait` exits with 1 and a line with `RunLost` if the worker of its run was killed.
+    """`trigger --wait` exits with 1 and one line with `RunLost` if the worker of its run was killed.
 
-    What is lost is made again by the next tick.
+    The line says that the next tick makes the run again.
     """
     assert slow_input.exists()
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet:
@@ -387,7 +392,10 @@ def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
         said = waiting.communicate(timeout=30)[1].decode()
 
     assert waiting.returncode == 1
-    assert "rolling-optimizer: RunLost: its worker was killed" in said
+    sent, lost = said.splitlines()
+    assert sent.startswith("sent as ")
+    assert lost.startswith("rolling-optimizer: RunLost: its worker was killed")
+    assert lost.endswith("; the next tick makes it again")
     assert "Traceback" not in said
 
 
@@ -419,9 +427,10 @@ def test_every_pool_publishes_and_stops(tmp_path: Path, settings: Settings, pool
         _send(settings, {})
         fleet.wait_for_runs(1, "success")
         write_sample(local(settings.input), symbols=1_000, points=1_000)
-        _send(settings, {"force": True})
-        fleet.wait_for_line(r"optimize_rolling_data.*received")
+        second = _send(settings, {"force": True})
+        fleet.wait_for_line(RECEIVED.format(id=second))
         assert fleet.end("worker", signal.SIGTERM) == 0
+        assert [report.status for report in fleet.runs()] == ["success", "success"]
         said = [line for line in fleet.lines if "this pool knows no time limits" in line]
     assert len(said) == (0 if pool == "prefork" else 1)
     assert not any("this worker takes" in line for line in fleet.lines)
@@ -457,8 +466,6 @@ def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings
 
 
 # ---- runs that are revoked, as Flower's button does it
-
-RECEIVED = r"optimize_rolling_data\[{id}\] received"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -514,14 +521,27 @@ def test_a_run_of_many_parts_that_is_revoked_never_publishes(
         assert not fleet.runs("failed")
 
 
-def test_outcomes_of_parts_that_cannot_be_decoded_count_as_none() -> None:
+def test_outcomes_of_parts_that_cannot_be_decoded_count_as_none(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer
+) -> None:
     """Outcomes of parts that cannot be decoded count as no outcomes.
 
-    The run then has got back other parts than were sent, so it fails by name and ends.
+    The run then has got back other parts than were sent, so it fails by name and ends: the next run scans the parts.
     """
+    write_json(tmp_path / "parts" / "a.json.gz", {"AAPL": a_record()})
+    parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
     forged: list[Any] = [[5], ["x"], [{"location": {}}], "text", 5, None, [{}], [{"location": "a", "scanned": 5}]]
     for outcomes in forged:
         assert _decode_outcomes(outcomes) == []
+        assignment = dispatched(parted)
+        with pytest.raises(PartFailed, match=r"other parts of .* came back than were sent; they are scanned again"):
+            merge_parts(parted, assignment.token, _decode_outcomes(outcomes))
+        with redis_server.client as client:
+            assert not client.exists(Keys(parted.source).lock, Keys(parted.source).handed)
+    assert _shown(parted) == []
+    assignment = dispatched(parted)
+    merge_parts(parted, assignment.token, scan_all(parted, assignment))
+    assert _shown(parted) == ["AAPL"]
 
 
 def _revoke(settings: Settings, run_id: str) -> None:
