@@ -90,14 +90,19 @@ def test_inspect_takes_the_input_of_the_settings_and_says_that_nothing_is_needed
 def test_errors_are_those_of_a_run(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], status: int, said: str
 ) -> None:
-    """An error says what is wrong, where, and what to do, as an error of a run does, and has no traceback."""
+    """An error is one line that says what is wrong, where, and what to do, as for a run, without a traceback.
+
+    Only for wrong usage is the usage of the command printed before it.
+    """
     write_raw(tmp_path / "bad.json", b'{"A": oops}')
     write_raw(tmp_path / "page.html", b"<html></html>")
     torn = json.dumps({f"S{n}": {"x": os.urandom(40).hex()} for n in range(500)}).encode()
     (tmp_path / "torn.json.gz").write_bytes(gzip.compress(torn)[:-5_000])
     done = rolling_optimizer(tmp_path, "inspect", *arguments, **variables)
     assert (done.returncode, done.stdout) == (status, "")
-    assert said in done.stderr
+    *usage, error = done.stderr.splitlines()
+    assert said in error
+    assert [line.partition(":")[0] for line in usage[:1]] == (["Usage"] if status == 2 else [])
     assert "Traceback" not in done.stderr
 
 

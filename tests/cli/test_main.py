@@ -171,10 +171,14 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
 
 @pytest.mark.parametrize("command", ["run", "inspect", "status", "config", "trigger"])
 def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) -> None:
-    """A bad variable ends every command with exit status 2 and an error that names the variable and its value."""
+    """A bad variable ends every command with exit status 2 and one line that names the variable and its value.
+
+    Before it are the usage of the command, and how to get its help.
+    """
     done = rolling_optimizer(data, command, ROLLING_INTERVAL_S="often")
     assert done.returncode == 2
-    assert "ROLLING_INTERVAL_S='often' is not a number" in done.stderr
+    assert done.stderr.endswith("\n\nError: ROLLING_INTERVAL_S='often' is not a number\n")
+    assert done.stderr.startswith(f"Usage: rolling-optimizer {command} ")
     assert "Traceback" not in done.stderr
 
 

@@ -185,11 +185,12 @@ def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
 
 
 def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
-    """If `sample` cannot write, it exits with 1 and an error that names the path."""
+    """If `sample` cannot write, it exits with 1 and an error of one line that names the path."""
     (tmp_path / "file").touch()
     done = rolling_optimizer(tmp_path, "sample", "file/big.json")
     assert done.returncode == 1
-    assert "Error: file: " in done.stderr
+    assert done.stderr.startswith("Error: file: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

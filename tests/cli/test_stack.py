@@ -125,7 +125,10 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all six processes in order; after a SIGKILL of `up` the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all six processes, Redis last; after a SIGKILL of `up` the kernel ends them.
+
+    A process that lost its Redis before it was stopped would print a traceback.
+    """
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
     up.wait_for(r"web    \| http")

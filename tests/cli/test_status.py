@@ -125,6 +125,7 @@ def test_status_with_max_input_age_is_a_health_check(settings: Settings, data: P
 
     assert (old.returncode, new.returncode, both.returncode) == (1, 0, 1)
     assert "the input is 60 min old, more than --max-input-age=60. " in old.stderr
+    assert "ROLLING_MAX_INPUT_AGE" not in old.stderr + both.stderr
     assert re.search(r"the input is 36\d\d s old, more than 60 s\. Redis does not answer", both.stderr), both.stderr
 
 
