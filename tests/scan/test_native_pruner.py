@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -451,10 +452,19 @@ class TestBinding:
         ],
     )
     def test_bad_arguments(self, native: Engine, changed: dict[str, Any], error: type[Exception]) -> None:
-        """A pruner with a wrong argument is refused by `ValueError` or `TypeError`."""
+        """A pruner with a wrong argument is refused by `ValueError` or `TypeError`, and its memory is freed."""
         assert native.name == "native"
         with pytest.raises(error):
             self.kernel(**changed)
+        tracemalloc.start()
+        try:
+            for _ in range(50):
+                with suppress(error):
+                    self.kernel(**changed)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after < 20_000  # each pruner takes more than 1 KB, without its buffers
 
     def test_any_buffer_will_do(self, native: Engine) -> None:
         """`feed` accepts bytes, bytearray and memoryview with the same result, and refuses anything else."""
