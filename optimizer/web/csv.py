@@ -3,8 +3,8 @@
 One column for each field of a record, in the order of the JSON, then one for each extra field, `extra.NAME`: the name
 that `pandas.json_normalize` gives it, and never the name of a field that a later release adds. Text is quoted and
 numbers are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe
-(OWASP, "CSV Injection"). So does text after a separator inside a cell: if the list separator is a semicolon, a cell may
-begin there.
+(OWASP, "CSV Injection"). So does text after a separator inside a cell, and after a quote behind it: if the list
+separator is a semicolon, a cell may begin there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FIELDS: Final = tuple(name for name in Record.__struct_encode_fields__ if name !
 _SIGNS: Final = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 # A program may treat any of Unicode's line breaks as the end of a row.
 _BREAKS: Final = "\r\n\v\f\x1c-\x1e\x85\u2028\u2029"
-_FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n\0])|(?<=[,;|\t{_BREAKS}])(?=[{_SIGNS}])")
+# A quote after a separator would open a quoted cell there, which begins with the sign that follows.
+_FORMULA: Final = re.compile(rf'^(?=[{_SIGNS}\t\r\n\0])|(?<=[,;|\t{_BREAKS}])(?=["\0]*[{_SIGNS}])')
 
 Cell = str | int | float | None
 

@@ -7,17 +7,21 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import msgspec
 import pytest
+from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from starlette.testclient import TestClient
 
-from optimizer import Settings, optimize
+from optimizer import Settings, optimize, testing
 from optimizer.models import ExtraValue, Manifest, PredictionsSnapshot, Record
 from optimizer.reader.results import CachedVersion, Payload, Sighting
+from optimizer.web import make_router
 from optimizer.web.csv import CSV, FIELDS
 from optimizer.web.pages import CACHED_RESPONSE_BYTES, Pages
 from optimizer.web.prediction_query import ALL, Form, PredictionQuery
@@ -86,9 +90,9 @@ def test_every_value_is_read_back(every: list[Record]) -> None:
 def is_disarmed(text: str, cell: str) -> bool:
     """Return whether a cell is the text with apostrophes before formulas: at its beginning, and after separators."""
     expected, before = "", ""
-    for character in text:
+    for place, character in enumerate(text):
         begins = not before and character in (*FORMULAS, "\t", "\r", "\n", "\0")
-        if begins or (before in BEFORE_A_CELL and character in FORMULAS):
+        if begins or (before in BEFORE_A_CELL and text[place:].lstrip('"\0').startswith(FORMULAS)):
             expected += "'"
         expected += character
         before = character
@@ -98,17 +102,19 @@ def is_disarmed(text: str, cell: str) -> bool:
 @given(texts, texts)
 @example("", "\f=")
 @example("", "\u2028=")
+@example("", ';"=;')
+@example("", ";\0=")
 def test_no_cell_is_a_formula_whatever_separates_cells(symbol: str, sentiment: str) -> None:
     """No cell begins with a formula, even where a program splits lines at other characters than the comma.
 
-    This includes programs that split without regard to quotes.
+    This includes programs that split without regard to quotes, and programs that skip NUL before a formula.
     """
     text = encoded([Record(symbol, 1.0, 0.5, 1.0, sentiment)]).partition("\r\n")[2]
     for separator in (";", "\t", "|"):
         for line in text.splitlines():
-            for cell in line.split(separator):
-                stripped = cell.strip('"\0\t\r\n ')
-                assert not stripped.startswith(FORMULAS) or not cell.startswith(FORMULAS), text
+            (with_regard_to_quotes,) = csv.reader([line], delimiter=separator)
+            for cell in (*line.split(separator), *with_regard_to_quotes):
+                assert not cell.lstrip("\0").startswith(FORMULAS), text
 
 
 def test_numbers_are_bare_and_text_is_quoted() -> None:
@@ -242,8 +248,24 @@ def test_the_whole_table_is_held_and_so_are_small_parts() -> None:
     assert pages.filtered(small) is not pages.filtered(small, CSV)
 
 
-def test_a_part_that_cannot_be_read_is_a_503(settings: Settings) -> None:
-    """The table of a source without a version is a 503 with a problem."""
-    with asking(settings) as client:
-        answer = client.get("/predictions.csv")
+def test_a_part_that_cannot_be_read_is_a_503() -> None:
+    """The table is a 503 with a problem while the predictions cannot be read, and while there is no version.
+
+    It does not need the other parts.
+    """
+    app = FastAPI()
+    with closing(testing.reader(missing=True)) as reader:
+        app.include_router(make_router(reader=reader))
+        with TestClient(app) as client:
+            assert_a_problem(client, "no snapshot can be read")
+            reader.publish(unreadable=["predictions"])
+            assert_a_problem(client, "version 1 has no readable predictions")
+            reader.publish(unreadable=["bots", "portfolio"])
+            assert client.get("/predictions.csv").status_code == 200
+
+
+def assert_a_problem(client: TestClient, cause: str) -> None:
+    """Check that the table is a 503 with a problem that names its cause."""
+    answer = client.get("/predictions.csv")
     assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
+    assert cause in answer.json()["detail"]
