@@ -163,30 +163,42 @@ def test_records_of_a_run_have_its_id(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_line_of_text_has_the_id_of_its_run(caplog: pytest.LogCaptureFixture) -> None:
-    """A line of text has the run's id before the message, once, and formatting leaves the record as it is."""
-    formatter = TextFormatter("%(levelname)s %(message)s")
+    """A line of text has the run's id before the message, once, however many handlers format the record.
+
+    A handler with a formatter of another program has the message without the id.
+    """
+    ours, theirs = (make("%(levelname)s %(message)s") for make in (TextFormatter, logging.Formatter))
     log.info("no run of %s", "brain")
     with logged_run("7"):
         log.info("a run of %s", "brain")
 
-    lines = [formatter.format(record) for record in caplog.records for _ in range(2)]
-    assert lines[:2] == ["INFO [RollingOptimizer] no run of brain"] * 2
-    assert lines[2:] == ["INFO [7] [RollingOptimizer] a run of brain"] * 2
+    lines = [formatter.format(record) for record in caplog.records for formatter in (ours, ours, theirs)]
+    assert lines[:3] == ["INFO [RollingOptimizer] no run of brain"] * 3
+    assert lines[3:5] == ["INFO [7] [RollingOptimizer] a run of brain"] * 2
+    assert lines[5] == "INFO [RollingOptimizer] a run of brain"
 
 
 def test_a_message_of_ours_is_one_line_without_commands_for_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
     """A message of the package is escaped to one line without terminal commands.
 
-    A file may be named like a line of the log. Messages that other programs log stay as they are.
+    A file may be named like a line of the log. Messages that other programs log stay as they are, and so does the
+    traceback of a bug, which follows the message.
     """
     formatter = TextFormatter("%(levelname)s %(message)s")
     log.warning("cannot read %s", "a\nERROR forged", error=SourceTorn("\x1b[2J\u202e ⚠️"))
     logging.getLogger("theirs").warning("two\nlines")
+    try:
+        raise ZeroDivisionError("a\nb")
+    except ZeroDivisionError as error:
+        log.exception("a bug", error=error)
 
-    ours, theirs = map(formatter.format, caplog.records)
+    ours, theirs, bug = map(formatter.format, caplog.records)
     escaped = r"a\nERROR forged: SourceTorn: \x1b[2J\u202e ⚠️"
     assert ours == f"WARNING [RollingOptimizer] cannot read {escaped}"
     assert theirs == "WARNING two\nlines"
+    message, first, *_ = bug.splitlines()
+    assert message == r"ERROR [RollingOptimizer] a bug: ZeroDivisionError: a\nb"
+    assert first == "Traceback (most recent call last):"
     assert error_line("", SourceTorn("a\nb"), as_json=False) == r"SourceTorn: a\nb"
 
 

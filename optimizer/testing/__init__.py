@@ -41,8 +41,8 @@ class MemoryReader(PublishesUpdates, SnapshotReader):
     def publish(self, **version: Unpack[Version]) -> int:
         """Make a newer version current; return its number.
 
-        Arguments that are not given keep their values. When it returns, the version is shown and the callbacks of
-        `on_version` have been called.
+        Content and origin that are not given stay as they are, and all else has its default. When it returns, the
+        version is shown and the callbacks of `on_version` have been called.
 
         Raises:
             SettingsInvalid: No version can have one of the values.

@@ -49,7 +49,8 @@ def test_a_record_may_have_extra_fields() -> None:
 def test_a_publish_keeps_what_it_does_not_change() -> None:
     """A publish keeps the values and the origin that it does not change.
 
-    Number, age and counts of rejects are new: by default the next number, not stale, and no rejects.
+    Number, age, counts of rejects and unreadable parts are new: by default the version has the next number, is not
+    stale, has no rejects, and every part of it can be read.
     """
     with closing(testing.reader(predictions=[RECORD], bots={"a": {}}, origin="files", version=5, stale=True)) as reader:
         assert (reader.manifest().stale, reader.manifest().origin) == (True, "files")
@@ -66,6 +67,10 @@ def test_a_publish_keeps_what_it_does_not_change() -> None:
         reader.publish(generated_at="2026-11-01T10:00:00Z", predictions=[])
         assert reader.snapshot().generated_at == reader.predictions().value.timestamp == "2026-11-01T10:00:00Z"
         assert reader.predictions().rejected == Rejected(records=Units(), bots=Units())
+        reader.publish(bots={"b": {}}, unreadable=["bots"])
+        assert reader.bots().version == 10  # the last one that is whole
+        assert reader.publish() == reader.bots().version == 12
+        assert reader.bots().value.bots.keys() == {"b"}
 
 
 def test_what_is_equal_keeps_its_etag() -> None:

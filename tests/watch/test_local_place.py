@@ -166,13 +166,20 @@ def test_a_directory_that_appears_later_is_noticed(tmp_path: Path, place_of: Cal
         assert directories_of(path) == (frozenset([str(tmp_path)]), False)
 
 
-def test_a_directory_that_was_replaced_is_watched(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """If a directory is renamed away and a new one is made under its name, files in the new one are noticed."""
+@pytest.mark.parametrize("made_as", ["in", "new"])
+def test_a_directory_that_was_replaced_is_watched(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace], made_as: str
+) -> None:
+    """If a directory is renamed away and there is another one under its name, files in that one are noticed.
+
+    It is made under that name, or is renamed to it with the file in it.
+    """
     path = tmp_path / "in" / "a.json"
     rename_into(path)
     place = place_of(path)
     (tmp_path / "in").rename(tmp_path / "old")
-    rename_into(path)
+    rename_into(tmp_path / made_as / "a.json")
+    (tmp_path / made_as).rename(tmp_path / "in")
     wait_until(lambda: place.wait() and "a.json" in str(place.look()), limit_s=5)
     for _ in range(2):
         place.look()
@@ -227,7 +234,10 @@ def test_a_link_among_the_directories_is_followed(
 
 
 def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """New files and new directories that a pattern matches are noticed, and deleted files too."""
+    """New files and new directories that a pattern matches are noticed, and deleted files too.
+
+    A directory whose name begins with a dot is not matched.
+    """
     place = place_of(tmp_path / "in" / "*" / "part-*.json")
     for number, directory in enumerate(("x", "y")):
         rename_into(tmp_path / "in" / directory / f"part-{number}.json")
@@ -237,6 +247,7 @@ def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> Non
         frozenset(str(path) for path in (tmp_path / "in", tmp_path / "in" / "x", tmp_path / "in" / "y")),
         False,
     )
+    rename_into(tmp_path / "in" / ".z" / "part-3.json")
     rename_into(tmp_path / "in" / "y" / "part-2.json")
     announced(place, {"part-0.json", "part-1.json", "part-2.json"})
     (tmp_path / "in" / "x" / "part-0.json").unlink()
@@ -244,13 +255,17 @@ def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> Non
 
 
 def test_a_pattern_of_any_depth(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """A pattern with `**` is watched with all directories below it; snapshots there are not parts."""
+    """A pattern with `**` is watched with all directories below it.
+
+    Snapshots there are not parts, and neither are files whose names begin with a dot.
+    """
     rename_into(tmp_path / "in" / "a.json.gz")
     pattern = tmp_path / "in" / "**" / "*.json.gz"
     place = place_of(pattern)
     assert directories_of(pattern) == (frozenset([str(tmp_path / "in")]), True)
     rename_into(tmp_path / "in" / "deep" / "down" / "b.json.gz")
     announced(place, {"a.json.gz", "b.json.gz"}, limit_s=AT_ONCE_S + LOOK_S)
+    rename_into(tmp_path / "in" / "deep" / ".c.json.gz")
     rename_into(tmp_path / "in" / "deep" / "bots_snapshot.json.gz")
     announced(place, {"a.json.gz", "b.json.gz"})
 
