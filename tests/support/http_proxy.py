@@ -20,6 +20,7 @@ class HttpProxy:
 
     Attributes:
         asked: The paths of the requests, with their queries.
+        answered: The path and the status of each complete response of the server.
         refuses: Paths to which the proxy responds with a 502 in HTML.
         drops: Paths whose connections are closed without a response.
         repeats: Paths that get their oldest response again, as from a process or a cache that lags.
@@ -33,6 +34,7 @@ class HttpProxy:
         self.port = port
         self.url = ""
         self.asked: list[str] = []
+        self.answered: list[tuple[str, int]] = []
         self.heads: list[bytes] = []
         self.refuses: set[str] = set()
         self.drops: set[str] = set()
@@ -116,6 +118,8 @@ class HttpProxy:
                 self._relay_stream(client, upstream)
                 return
             answer = b"".join(iter(lambda: upstream.recv(65_536), b""))
+        if answer:
+            self.answered.append((path, int(answer.split(b" ", 2)[1])))
         if b" 200 " in answer[:20]:
             self._oldest.setdefault(path, answer)
         self.passes.wait(HOLD_S)

@@ -296,7 +296,10 @@ def _quoted(text: str) -> str:
 
 
 def test_head_is_get_without_its_body(settings: Settings) -> None:
-    """HEAD has the status and the type of GET, without a body, on every path that GET has."""
+    """HEAD has the status and the headers of GET on every path that GET has.
+
+    For what belongs to a version, their values are the same, apart from ages.
+    """
     run_old(settings)
     paths = [*OF_A_VERSION, "/predictions?limit=1", "/status", "/runs", "/healthz", "/readyz", "/metrics", "/"]
     with asking(settings) as client:
@@ -304,9 +307,12 @@ def test_head_is_get_without_its_body(settings: Settings) -> None:
             got, head = client.get(path), client.head(path)
             assert (head.status_code, got.status_code) == (200, 200), path
             assert head.headers["Content-Type"] == got.headers["Content-Type"]
+            assert head.headers.keys() == got.headers.keys(), path
+            if path.partition("?")[0] in OF_A_VERSION:
+                for name in got.headers.keys() - {"age", "x-snapshot-input-age"}:
+                    assert head.headers[name] == got.headers[name], (path, name)
         assert client.head("/events").status_code == 200
         assert client.head("/predictions/MISSING").status_code == 404
-        assert client.head("/predictions").content == b""
 
 
 # ---- status, probes and runs
@@ -461,13 +467,18 @@ def test_of_runs_only_what_is_new_is_sent(settings: Settings) -> None:
 def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings) -> None:
     """Until a version is unpinned, `/status` has its pin with the author; it also has the version that was restored.
 
-    `/readyz` stays ready, and has the pin too.
+    `/readyz` stays ready, and has the pin too. A run over a newer input changes none of this.
     """
     old = run_old(settings)
     report = rollback(settings, version_of(old))
     assert report.pinned is not None
     pin = report.pinned.to_dict()
     with asking(settings) as client:
+        shown = client.get("/status").json()
+        assert (shown["version"], shown["pinned"], shown["restored_from"]) == (report.version, pin, old.version)
+        assert run_next(settings).reason == "pinned"
+        before = shown["last_success"]
+        wait_until(lambda: client.get("/status").json()["last_success"] > before, limit_s=5, what="the run")
         status = client.get("/status").json()
         assert (status["version"], status["pinned"], status["restored_from"]) == (report.version, pin, old.version)
         assert client.get("/readyz").json() == {"status": "ready", "pinned": pin}
@@ -479,16 +490,20 @@ def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings
 
 
 def test_updates_that_hold_are_counted(settings: Settings) -> None:
-    """`/status` and `/metrics` count the updates that are in force.
+    """`/status` and `/metrics` count the updates that are in force: until a newer input is scanned.
 
-    They are until a newer input is scanned, also after the files have followed.
+    A run that finds no newer input leaves them.
     """
     run_old(settings)
     enqueue(settings, [], ["NONE"])
     apply_updates(settings)
+    optimize(settings)
     with asking(settings) as client:
         assert client.get("/status").json()["updates"] == 1
         assert 'rolling_updates_held{source="rolling_brain"} 1\n' in client.get("/metrics").text
+        run_next(settings)
+        wait_until(lambda: client.get("/status").json()["updates"] == 0, limit_s=5, what="the scan")
+        assert 'rolling_updates_held{source="rolling_brain"} 0\n' in client.get("/metrics").text
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:

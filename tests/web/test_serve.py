@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings
+from optimizer.storage.location import spelled
 from tests.support.published_state import run_old
+from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import WebServer
 
 pytestmark = pytest.mark.slow
@@ -44,7 +46,7 @@ def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings
 
 
 def test_an_address_in_use_is_one_line() -> None:
-    """An address that is in use is named in an error with exit status 1; wrong usage has exit status 2."""
+    """An address that is in use is named in an error of one line with exit status 1; wrong usage has exit status 2."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -52,16 +54,30 @@ def test_an_address_in_use_is_one_line() -> None:
         done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"127.0.0.1:{port}: Address already in use" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert subprocess.run([*COMMAND, "--port", "x"], capture_output=True, check=False, timeout=30).returncode == 2
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
-    """Without FastAPI the command exits with status 2 and names the extra to install; other commands do not need it."""
-    program = (
-        "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['web']; from optimizer.cli.main import main; main()"
+def test_without_the_extra_it_says_what_to_install(settings: Settings) -> None:
+    """Without FastAPI the command exits with status 2 and names the extra to install; a run does not need it."""
+    write_json(settings.input, {"AAPL": a_record()})
+    environ = os.environ | {
+        "ROLLING_INPUT": spelled(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+    }
+    program = "import sys; sys.modules['fastapi'] = None; from optimizer.cli.main import main; main()"
+    web, run = (
+        subprocess.run(
+            [sys.executable, "-c", program, command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environ,
+            timeout=30,
+        )
+        for command in ("web", "run")
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ, timeout=30
-    )
-    assert done.returncode == 2
-    assert "rolling-optimizer[web]" in done.stderr
+    assert web.returncode == 2
+    assert "rolling-optimizer[web]" in web.stderr
+    assert (run.returncode, run.stderr) == (0, "")

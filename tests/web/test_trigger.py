@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -94,17 +95,26 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
     ],
 )
 def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) -> None:
-    """Without the right token a request is a 401 with `WWW-Authenticate`, does not show the token, and sends no run."""
-    noted = Noted()
+    """Without the right token a request is a 401 that names the header, does not show the token, and sends no run.
+
+    Its body is not read.
+    """
+    noted, read = Noted(), list[str]()
+
+    def body() -> Iterator[bytes]:
+        read.append("the body")
+        yield b"x" * 100_000
+
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
         for answer in (
-            client.post("/runs", content=b"x" * 100_000, headers=headers),
+            client.post("/runs", content=body(), headers=headers),
             client.get(f"/runs/{ID}", headers=headers),
         ):
             assert (answer.status_code, answer.headers["Content-Type"]) == (401, "application/problem+json")
             assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert "needs the header 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
             assert TOKEN not in answer.text
-    assert noted.sent == []
+    assert noted.sent == read == []
 
 
 @pytest.mark.parametrize(
