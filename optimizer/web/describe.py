@@ -146,6 +146,7 @@ SNAPSHOT_EXAMPLE: Final[dict[str, Any]] = {
     "rejected": _REJECTED,
     "timestamp": _TIMESTAMP,
 }
+# Of a version that an operator has restored: FastAPI leaves nulls out of examples, and no member is optional.
 STATUS_EXAMPLE: Final = {
     "source": "rolling_brain",
     "sources": ["rolling_brain"],
@@ -157,16 +158,35 @@ STATUS_EXAMPLE: Final = {
     "interval_s": 30.0,
     "cache_up": True,
     "trigger": False,
-    "flower_url": None,
+    "flower_url": "https://flower.example.com/",
     "last_success": _TIMESTAMP,
     "rejected": _REJECTED,
     "notes": ["1 of 2 bots rejected; sums leave it out"],
     "bots_lack_fields": False,
-    "pinned": None,
-    "restored_from": None,
+    "pinned": {"at": _TIMESTAMP, "by": "user@host"},
+    "restored_from": _OLDEST,
     "updates": 0,
+    "input_at": _TIMESTAMP,
     "input_age_s": 12.4,
+    "input_stale": False,
     "published_after_s": 2.143,
+    "diagnosis": {
+        "code": "ok",
+        "level": "ok",
+        "text": "Checked 3 s ago; data from 10:00:00 UTC (12 s ago).",
+        "advice": "",
+        "docs": "",
+    },
+    "processes": [
+        {
+            "kind": "worker",
+            "name": "celery@host",
+            "seen_at": _TIMESTAMP,
+            "is_alive": True,
+            "queues": ["rolling.rolling_brain"],
+            "memory_limit_bytes": 536_870_912,
+        }
+    ],
 }
 _REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
 RUNS_EXAMPLE: Final = {"runs": [_REPORT]}

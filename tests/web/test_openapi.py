@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis.errors import Unsatisfiable
+from jsonschema_rs import Draft202012Validator
 from starlette.testclient import TestClient
 
 import optimizer.web.trigger
@@ -48,7 +49,10 @@ def web_settings(settings: Settings) -> Settings:
 
 
 def test_every_operation_is_described_with_examples(web_settings: Settings) -> None:
-    """Every operation has a summary, a unique id, a schema, and examples of its parameters, responses and problems."""
+    """Every operation has a summary, a unique id, a schema, and examples of its parameters, responses and problems.
+
+    Each example conforms to its schema.
+    """
     with asking(web_settings, NoFleet()) as client:
         description = client.get("/openapi.json").json()
 
@@ -74,12 +78,21 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
             assert content["schema"], path
         for parameter in operation.get("parameters", ()):
             assert parameter["schema"]["examples"], (path, parameter["name"])
+            for example in parameter["schema"]["examples"]:
+                assert_fits(example, parameter["schema"], description)
         for status, answer in operation["responses"].items():
             for media_type, content in answer.get("content", {}).items():
                 assert media_type != "application/problem+json" or content["example"], (path, status)
+                assert_fits(content.get("example"), content.get("schema", {}), description)
             assert ("Retry-After" in answer.get("headers", {})) == (status in ("429", "503"))
             assert ("WWW-Authenticate" in answer.get("headers", {})) == (status == "401")
         assert "application/problem+json" in json.dumps(operation["responses"]) or path in (*("/healthz", "/metrics"),)
+
+
+def assert_fits(example: object, schema: dict[str, Any], description: dict[str, Any]) -> None:
+    """Check an example against its schema, whose references lead into the description."""
+    validator = Draft202012Validator({**schema, "components": description["components"]})
+    assert [error.message for error in validator.iter_errors(example)] == [], example
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
