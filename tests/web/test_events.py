@@ -131,12 +131,16 @@ def test_listeners_are_told_when_redis_goes_and_comes(
 
 
 def test_open_streams_do_not_hold_up_a_server_that_stops(tmp_path: Path, settings: Settings) -> None:
-    """A server that stops ends its open streams and exits within 4 s; their clients reconnect by themselves."""
+    """A server that stops ends its open streams and exits within 4 s.
+
+    Their clients were told to reconnect after two seconds.
+    """
     run_old(settings)
     with WebServer(tmp_path, settings) as web:
         events = [Events(web.port) for _ in range(5)]
         for listener in events:
             listener.versions(1)
+            listener.wait_for(b"retry: 2000\n\n")
         started = time.monotonic()
         assert web.stop() == 0
         assert time.monotonic() - started < 4

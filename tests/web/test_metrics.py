@@ -1,4 +1,4 @@
-"""The metrics, read by Prometheus's own parser."""
+"""The metrics, read by the parser of Prometheus's client for Python."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_the_diagnosis_is_the_one_of_the_page(settings: Settings) -> None:
 def test_metrics_are_of_all_sources_wherever_they_are_asked_for(tmp_path: Path, settings: Settings) -> None:
     """`/metrics` at the root and of each source has the metrics of all sources by name, in one family per metric.
 
-    Prometheus's own parser reads them.
+    The parser of Prometheus's client for Python reads them.
     """
     variables = {
         "ROLLING_INPUT": "",
@@ -337,7 +337,10 @@ def test_reads_do_not_fall_while_redis_is_away(settings_without_redis: Settings,
 
 
 def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> None:
-    """After a failed run the metrics have what an alert needs: the last status, and whether the snapshot is stale."""
+    """After a failed run the metrics have what an alert needs.
+
+    This is the last status, the age of the snapshot, and whether it is stale.
+    """
     write_sample(local(settings.input), symbols=10, points=1)
     fast = replace(settings, interval_s=0.1)
     optimize(fast)
@@ -346,7 +349,9 @@ def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> No
         optimize(fast)
     with asking(fast) as client:
         wait_until(lambda: metrics(client.get("/metrics").text)["snapshot_stale"] == 1, limit_s=5, what="staleness")
-        assert metrics(client.get("/metrics").text)["last_run_status failed"] == 1
+        values = metrics(client.get("/metrics").text)
+        assert values["last_run_status failed"] == 1
+        assert 3 * fast.interval_s < values["snapshot_age_seconds"] < 60
 
 
 def record(settings: Settings, *reports: Report) -> None:

@@ -114,7 +114,7 @@ def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) 
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert "needs the header 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
             assert TOKEN not in answer.text
-    assert noted.sent == read == []
+    assert (noted.sent, read) == ([], [])
 
 
 @pytest.mark.parametrize(
