@@ -142,12 +142,16 @@ def answer_with(route: Route, **members: Any) -> None:
 def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     settings: Settings, open_page: Open
 ) -> None:
-    """A new version that changes 300 rows appears without a reload; sort, search, scroll position and focus stay."""
+    """A new version that changes 300 rows appears without a reload.
+
+    Sort, search, filter, scroll position and focus stay.
+    """
     publish(settings, many_records(300))
     page = open_page()
     expect_rows(page, 300)
     page.evaluate("window.loadedOnce = true")
     page.get_by_role("button", name="Last").click()
+    page.get_by_role("button", name="Bullish").click()
     page.get_by_role("searchbox").fill("bullish")
     expect_rows(page, 200)
     scroller = page.locator("#predictions-scroller")
@@ -168,6 +172,8 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     assert page.evaluate("window.loadedOnce") is True
     expect(page.get_by_role("searchbox")).to_have_value("bullish")
     expect(page.locator("#predictions-count")).to_have_text("199 of 299")
+    page.get_by_role("searchbox").fill("")
+    expect_rows(page, 199)  # of the filter alone
 
 
 def test_without_the_stream_the_page_is_slower_but_right(
@@ -688,7 +694,10 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
 def test_a_run_that_never_begins_is_not_awaited_for_ever(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """After a quarter of an hour the page says that it no longer waits for a run, and offers another."""
+    """After a quarter of an hour the page says that it no longer waits for a run, and offers another.
+
+    It then requests the state of that run no more.
+    """
     publish(settings, many_records(1))
     with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         watched = watch(web.url)
@@ -702,6 +711,11 @@ def test_a_run_that_never_begins_is_not_awaited_for_ever(
         expect(page.locator("#run-text")).to_have_text("No longer waiting")
         expect(page.locator("#run-hint")).to_contain_text("is one running?")
         expect(page.get_by_role("button", name="Run now")).to_be_enabled()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        with page.expect_request("**/status"):
+            page.clock.run_for(60_000)
+        assert not [url for url in asked if "/runs/" in url]
 
 
 def test_without_a_token_there_is_no_button_and_without_flower_no_link(

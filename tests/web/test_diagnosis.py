@@ -154,7 +154,7 @@ def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> Non
 def test_an_idle_page_moves_little(settings: Settings, web: Web, watch: Callable[..., Watched]) -> None:
     """While runs find nothing new, a page transfers under 5 MB a day: the status once a run, and only new reports."""
     write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
-    optimize(settings)
+    first = optimize(settings)
     watched = watch(web.url)
     watched.page.clock.install()
     page = watched.open()
@@ -166,7 +166,11 @@ def test_an_idle_page_moves_little(settings: Settings, web: Web, watch: Callable
         with page.expect_response("**/status"):
             page.clock.run_for(round(1000 * settings.interval_s * 1.2))
     expect(page.locator("#runs-count")).to_have_text(re.compile(r"last [4-7]"))
-    assert 1 <= sum("/runs?" in answer.url for answer in answers) <= 2
+    reports = [answer.json()["runs"] for answer in answers if "/runs?" in answer.url]
+    assert 1 <= len(reports) <= 2
+    sent = [report["timestamp"] for each in reports for report in each]
+    assert len({first.timestamp, *sent}) == 1 + len(sent)
+    assert sum(answer.url.endswith("/status") for answer in answers) <= TICKS + 1
     moved = 0
     for answer in answers:
         sizes = answer.request.sizes()
@@ -233,7 +237,7 @@ def top(place: Locator) -> float:
 
 
 def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """A printed page has a white background also in the dark scheme, all rows of a table, and no buttons or search.
+    """A printed page is dark on white also in the dark scheme, with all rows of a table and no buttons or search.
 
     After printing, the document has only the rows in view again.
     """
@@ -248,6 +252,8 @@ def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Call
     assert rows.count() < 100
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    colours = page.evaluate("[document.body, predictions.tBodies[0].rows[0]].map((one) => getComputedStyle(one).color)")
+    assert all(max(map(int, re.findall(r"\d+", colour)[:3])) < 80 for colour in colours), colours
     scroller = page.locator("#predictions-scroller")
     assert scroller.evaluate("(box) => box.scrollHeight === box.clientHeight")
     expect(page.get_by_role("searchbox")).to_be_hidden()
