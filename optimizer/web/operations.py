@@ -287,4 +287,3 @@ class _Reported:
         if facts.redis_up and (self._known is None or facts.now_s > self._known.now_s):
             self._known = facts
         return facts, published_after_s(facts.runs, scans)
-

@@ -92,7 +92,7 @@ def test_the_log_of_another_app_is_its_own() -> None:
 def test_what_celery_says_of_each_task_has_debug(level: int, caplog: pytest.LogCaptureFixture) -> None:
     """Celery's lines on each task become DEBUG, and are dropped where DEBUG is not shown.
 
-    Other lines of the same logger stay, also that of an unexpected error, which is a bug.
+    Other lines of the same logger stay, also for an unexpected error, which is a bug.
     """
     log = logging.getLogger("celery.app.trace")
     caplog.set_level(level, logger=log.name)

@@ -27,7 +27,7 @@ def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Sett
 
 
 def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) -> None:
-    """Flower of `optimizer.celery.standalone` listens on loopback with a login, like that of `celery -A tasks`."""
+    """Flower of `optimizer.celery.standalone` listens on loopback with a login, as `celery -A tasks` does."""
     with ForeignApp(tmp_path / "proj", settings, "") as app:
         app.start_flower(module="optimizer.celery.standalone")
         assert "127.0.0.1" in app.wait_for_line("Visit me at")

@@ -370,7 +370,7 @@ def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
 ) -> None:
     """`trigger --wait` exits with 1 and one line with `RunLost` if the worker of its run was killed.
 
-    The line says that the next tick makes the run again.
+    The log says that the next tick makes the run again.
     """
     assert slow_input.exists()
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet:

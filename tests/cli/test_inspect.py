@@ -248,7 +248,7 @@ def test_json_has_what_the_table_has(tmp_path: Path) -> None:
 def test_fields_that_nothing_fits_are_named(tmp_path: Path) -> None:
     """A required field for which no path fits is named, with what a run expects of it.
 
-    The line also shows how to set a path, which only a person can choose.
+    It also shows how to set a path, which only a person can choose.
     """
     write_json(tmp_path / "mine.json", {"A": {"alpha": 1.5, "confidence": 0.5, "last": 2, "a$b": 1}})
     done = rolling_optimizer(tmp_path, "inspect", "mine.json")

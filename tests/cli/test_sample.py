@@ -133,7 +133,7 @@ def test_a_seed_gives_the_same_bytes(tmp_path: Path, shape: Shape) -> None:
 def test_the_name_decides_on_compression(tmp_path: Path) -> None:
     """A file is gzipped if its name ends with `.gz`, and plain otherwise, with the same JSON.
 
-    The returned size is that of the JSON.
+    The returned size is the size of the JSON.
     """
     plain, packed = tmp_path / "deep" / "s.json", tmp_path / "deep" / "s.json.gz"
 

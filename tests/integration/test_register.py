@@ -112,7 +112,7 @@ def test_their_app_stays_as_it_is(team: Team, redis_server: RedisServer) -> None
 
 
 def test_settings_of_theirs_for_all_tasks_hold_for_ours(team: Team, redis_server: RedisServer) -> None:
-    """A time limit for all tasks, shorter than ours, is that of our task; with compressed results a run is followed."""
+    """A time limit for all tasks, if shorter, applies to our task; runs with compressed results are followed."""
     conf: dict[str, Any] = {"task_annotations": {"*": {"time_limit": 30}}, "result_compression": "gzip"}
     team.write(celery_project(broker_url=redis_server.url, result_backend=redis_server.url, **conf))
     team.start_worker()

@@ -114,7 +114,7 @@ class TestBothEngines:
     def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
         """With one bad record among 400, both engines yield the same records, and the same reject or error.
 
-        An error is that of the bad record alone, with its offset in the whole file.
+        The error is the one of the bad record alone, with its offset in the whole file.
         """
         records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
         records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'

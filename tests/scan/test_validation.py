@@ -170,7 +170,7 @@ class TestSymbols:
                 assert result.part_result().symbols_ignored == ignored
 
     def test_symbols_inside_a_record_are_not_counted(self) -> None:
-        """A symbol in an object inside a line is discarded and not counted, also if the line's own symbol is last."""
+        """A symbol in an object inside a record is discarded and not counted, even if the record's own is last."""
         text = f'{{"x":{{"symbol":"B",{GOOD}}},"symbol":"A",{GOOD}}}'
 
         assert scan_result([text.encode()]).symbols_ignored == 0

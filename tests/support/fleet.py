@@ -166,7 +166,7 @@ class Fleet:
         return self.runs(status)
 
     def wait_for_line(self, pattern: str, *, limit_s: float = 20.0, since: int = 0) -> str:
-        """Wait until a process prints a matching line after the first `since` lines; return the line."""
+        """Wait until a process prints a matching line after the first `since` lines; return it."""
         matching: list[str] = []
 
         def is_there() -> bool:

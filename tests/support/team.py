@@ -128,7 +128,7 @@ class Team:
         self.wait_for_line(rf"{name}\| .* ready\.")
 
     def wait_for_line(self, pattern: str, *, after: int = 0, limit_s: float = 30.0) -> str:
-        """Wait until a process prints a matching line after the first `after` lines; return the line."""
+        """Wait until a process prints a matching line after the first `after` lines; return it."""
         matching: list[str] = []
 
         def is_there() -> bool:

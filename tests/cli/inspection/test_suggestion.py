@@ -1,4 +1,4 @@
-"""Suggested lines of settings: the parser accepts them, they fit names and types, and improve on the line in force."""
+"""Suggested lines of settings: the parser accepts them, they fit names and types, and improve on those in force."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_records_without_keys_need_a_symbol() -> None:
 
 
 def test_items_in_force_stay_and_those_that_read_nothing_are_replaced() -> None:
-    """A suggested line has the items in force that read something, so it can be set in place of the line in force.
+    """A suggested line has the items in force that read something, so it can replace the one in force.
 
     An item that reads nothing is replaced.
     """
