@@ -47,7 +47,7 @@ def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={free_port()}"]
         flower = spawn(command, os.environ | {"PYTHONPATH": str(ROOT)} | links, tmp_path, lines)
     try:
-        wait_until(lambda: "Visit me at" in log.read_text(), what="Flower")
+        wait_until(lambda: "Visit me at" in log.read_text(), limit_s=60, what="Flower")
         assert re.search(r"Visit me at http://127\.0\.0\.1:\d+", log.read_text())
         assert "log in as admin:" in log.read_text()
     finally:

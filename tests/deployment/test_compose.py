@@ -168,7 +168,7 @@ def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactor
         with running.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
             current = Keys("rolling_brain").current
             wait_until(lambda: running.check() and client.exists(current), limit_s=60, what="the first publish")
-        wait_until(lambda: running.check() and _listens(running.ports["flower"]), what="Flower")
+        wait_until(lambda: running.check() and _listens(running.ports["flower"]), limit_s=60, what="Flower")
         wait_until(lambda: running.check() and _listens(running.ports["web"]), what="the web")
         yield running
 

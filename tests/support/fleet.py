@@ -90,7 +90,7 @@ class Fleet:
         """Start Flower and wait until it sees the worker, without which it does not show tasks."""
         flower = {"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}
         self._stack.start_celery("flower", "flower", environ=flower | variables)
-        wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, what="Flower")
+        wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, limit_s=60, what="Flower")
 
     def start_web(self) -> str:
         """Start the web process, wait until it listens, and return its address."""

@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+import optimizer.web.operations
 from optimizer.config.settings import Settings
 from tests.support.browser import BrowserMissing, Watched, Web, chromium, chromium_executable
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[pytest.MonkeyPatch]:
+    """Let `/status` wait for Redis for longer than a busy machine needs; tests of a slow Redis undo this."""
+    with pytest.MonkeyPatch.context() as longer:
+        longer.setattr(optimizer.web.operations, "REPORTS_S", 5.0)
+        yield longer
 
 
 @pytest.fixture(scope="module")

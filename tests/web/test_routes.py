@@ -371,12 +371,13 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
 
 
 def test_the_status_does_not_wait_for_a_redis_that_hangs(
-    own_redis: RedisServer, settings_without_redis: Settings
+    own_redis: RedisServer, settings_without_redis: Settings, patience: pytest.MonkeyPatch
 ) -> None:
     """While Redis hangs, `/status` takes under 0.45 s: version and age are in memory, and what only Redis has is null.
 
     The diagnosis is `redis_away` once the reader has noticed it.
     """
+    patience.undo()
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
@@ -399,11 +400,14 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
     assert took_s < 0.45  # two tries of a read take 0.5 s
 
 
-def test_a_slow_redis_hides_nothing_that_it_has_said(redis_server: RedisServer, settings: Settings) -> None:
+def test_a_slow_redis_hides_nothing_that_it_has_said(
+    redis_server: RedisServer, settings: Settings, patience: pytest.MonkeyPatch
+) -> None:
     """While Redis is slow, `/status` still says why runs fail and which processes run, as last read.
 
     A reply that is too late for one request is used by the next.
     """
+    patience.undo()
     for _ in range(2):
         with pytest.raises(SourceMissing):
             optimize(settings)
