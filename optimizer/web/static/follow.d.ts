@@ -70,7 +70,7 @@ export interface Options {
   /** A new version, and what differs from the one that was told before. */
   onVersion?: (content: Content, changes: Changes) => void;
   onState?: (state: State) => void;
-  /** Redis goes away (the API then serves the snapshot files), or comes back. */
+  /** Redis goes away (the API then serves the snapshot files) or comes back; or a late reply of it changes /status. */
   onStatus?: (status: { readonly cache_up: boolean }) => void;
   /** A request has failed; it is asked again by itself, after a growing time. */
   onError?: (problem: Problem) => void;
